@@ -1,0 +1,70 @@
+"""What every artifact has in common: a folder with one JSON index, written whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steelyard.errors import ArtifactError
+
+SCHEMA_VERSION = "1.0"
+
+
+class Record(BaseModel):
+    """A frozen part of an index. Fields that a newer minor version added are ignored on reading."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Index(Record):
+    """The JSON file that makes a folder an artifact."""
+
+    schema_version: str = SCHEMA_VERSION
+
+    def write(self, file: Path) -> None:
+        """Write the index, indented for people."""
+        file.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read an index.
+
+        Raises:
+            ArtifactError: the file is missing, no JSON, of an unknown major version, or lacks a field.
+        """
+        try:
+            content = json.loads(file.read_bytes())
+            version = str(content["schema_version"])
+        except FileNotFoundError:
+            raise ArtifactError(f"{file.parent}: holds no {file.name}") from None
+        except (ValueError, TypeError, KeyError):
+            raise ArtifactError(f"{file}: is not a JSON object with a schema_version") from None
+        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+            raise ArtifactError(f"{file}: schema_version {version} is not known here; this is {SCHEMA_VERSION}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ArtifactError(f"{file}: {key}: {first['msg']}") from None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path` once the block has ended well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""ModelBundle: the one artifact that travels from training to serving, and what answers from it."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.artifact import Index, Record
+from steelyard.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+MODEL_FILE = "1/model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class DatasetRef(Record):
+    """Which data: enough to tell whether two artifacts speak of the same images."""
+
+    content_digest: str
+    split_digest: str
+
+
+class Epoch(Record):
+    """One point of a training curve."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    train_accuracy: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+class BundleIndex(Index):
+    """bundle.json."""
+
+    candidate: str
+    task: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    embedding_size: int
+    run_key: str
+    dataset: DatasetRef
+    model: dict[str, object]
+    training: dict[str, object]
+    parameters: int
+    opset: int
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    training_seconds: float
+    device: str
+    files: dict[str, str]
+
+
+class FailureIndex(Index):
+    """failure.json: what lies in a bundle's place where a candidate failed."""
+
+    candidate: str
+    stage: str
+    reason: str
+    run_key: str
+    dataset: DatasetRef
+
+
+class Outputs(NamedTuple):
+    """What the model says of N images."""
+
+    probabilities_NC: NDArray[np.float32]
+    embedding_ND: NDArray[np.float32]
+
+
+class ModelBundle:
+    """A folder with `bundle.json`, `1/model.onnx` and `weights.safetensors`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a bundle.
+
+        Raises:
+            ArtifactError: the folder is no bundle of a version known here.
+        """
+        self.folder = folder
+        self.index = BundleIndex.read(folder / "bundle.json")
+
+    def verify(self) -> None:
+        """Compare each file with its checksum.
+
+        Raises:
+            ArtifactError: a file is missing or was changed.
+        """
+        for name, expected in self.index.files.items():
+            path = self.folder / name
+            if not path.is_file() or sha256(path) != expected:
+                raise ArtifactError(f"{path}: is missing or differs from the checksum in bundle.json")
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL_FILE
+
+    @property
+    def size_mib(self) -> float:
+        """Size of the ONNX file, which is what is served."""
+        return self.model_path.stat().st_size / 2**20
+
+    @cached_property
+    def session(self) -> "InferenceSession":
+        """The model in ONNX Runtime on one CPU thread: what is evaluated is what is served."""
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        return onnxruntime.InferenceSession(self.model_path, options, providers=["CPUExecutionProvider"])
+
+    def predict(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Answer for a batch.
+
+        Args:
+            images_NHWC: uint8, of the bundle's input shape.
+        """
+        probabilities, embedding = self.session.run(["probabilities", "embedding"], {"images": images_NHWC})
+        return Outputs(probabilities, embedding)
+
+    def predict_all(self, images_NHWC: NDArray[np.uint8], batch: int = 128) -> Outputs:
+        """Answer for any number of images, `batch` at a time."""
+        parts = [self.predict(np.ascontiguousarray(part)) for part in _batches(images_NHWC, batch)]
+        return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def copy_to(self, folder: Path) -> "ModelBundle":
+        """Copy the bundle's files into an empty folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return ModelBundle(folder)
+
+
+def read_failure(folder: Path) -> FailureIndex | None:
+    """Return why there is no bundle in this folder, or None where there is one."""
+    return FailureIndex.read(folder / "failure.json") if (folder / "failure.json").exists() else None
+
+
+def checksums(folder: Path) -> Mapping[str, str]:
+    """Return the sha256 of each file below a folder, indexes at its top excepted, by relative name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / "bundle.json")
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def sha256(file: Path) -> str:
+    """Return the hexadecimal sha256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _batches(images_NHWC: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(images_NHWC), size):
+        yield images_NHWC[start : start + size]

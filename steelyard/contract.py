@@ -1,0 +1,92 @@
+"""evaluation_metrics.yaml -> Contract: what matters to one client."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from steelyard.metrics import known_names, metric
+from steelyard.yaml_file import Strict, nearest, parse
+
+_LIMIT = re.compile(r"(>=|<=)\s*([0-9.eE+-]+)")
+_DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,39}[a-z0-9])?")
+
+
+class Preference(Strict):
+    """How one metric counts for this client.
+
+    `worst` is a value that is worth nothing to the client, `ideal` one beyond which more is worth nothing more; a
+    limit in `must` holds whatever the weight is.
+    """
+
+    weight: float = Field(ge=0)
+    worst: float = Field(ge=0)
+    ideal: float = Field(ge=0)
+    must: str | None = None
+
+    @property
+    def limit(self) -> float | None:
+        """The hard limit, in the metric's unit."""
+        return float(_LIMIT.fullmatch(self.must)[2]) if self.must else None  # type: ignore[index]
+
+    @field_validator("must")
+    @classmethod
+    def _is_a_limit(cls, must: str | None) -> str | None:
+        if must is not None:
+            match = _LIMIT.fullmatch(must.strip())
+            if not match:
+                raise ValueError("must be a limit such as '>= 0.92' or '<= 25'")
+            try:
+                float(match[2])
+            except ValueError:
+                raise ValueError(f"{match[2]!r} is no number") from None
+        return must.strip() if must else must
+
+
+def _dns_label(name: str) -> str:
+    if not _DNS_LABEL.fullmatch(name):
+        raise ValueError("must be a DNS label of at most 41 characters: a-z, 0-9 and '-', starting with a letter")
+    return name
+
+
+class Contract(Strict):
+    """What one client needs: hard limits, preferences, and the difference in utility that leaves it indifferent."""
+
+    client: Annotated[str, AfterValidator(_dns_label)]
+    metrics: dict[str, Preference]
+    epsilon: float = Field(default=0.01, ge=0, lt=1)
+
+    @classmethod
+    def from_yaml(cls, text: str, file: str = "contract") -> Self:
+        """Parse a contract.
+
+        Raises:
+            InvalidFile: names the key and what is wrong with it.
+        """
+        return parse(text, cls, file)
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> Self:
+        for name, preference in self.metrics.items():
+            _check(name, preference)
+        if not any(preference.weight for preference in self.metrics.values()):
+            raise ValueError("metrics: at least one weight must be above 0")
+        return self
+
+
+def _check(name: str, preference: Preference) -> None:
+    try:
+        read = metric(name)
+    except KeyError:
+        raise ValueError(
+            f"metrics.{name}: unknown metric{nearest(name, known_names())}; known are: {', '.join(known_names())}"
+        ) from None
+    if preference.worst == preference.ideal:
+        raise ValueError(f"metrics.{name}: worst and ideal are equal")
+    if (preference.ideal > preference.worst) != read.higher_is_better:
+        better = "higher" if read.higher_is_better else "lower"
+        raise ValueError(f"metrics.{name}: {better} is better, so ideal must be {better} than worst")
+    if read.scale == "log" and not (preference.worst > 0 and preference.ideal > 0):
+        raise ValueError(f"metrics.{name}: worst and ideal must be above 0")
+    if preference.must and preference.must.startswith(">=") != read.higher_is_better:
+        raise ValueError(f"metrics.{name}.must: use {'>=' if read.higher_is_better else '<='} for this metric")

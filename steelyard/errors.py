@@ -1,0 +1,82 @@
+"""Every deliberate error.
+
+SteelyardError
+├── InputError                 the user's input is wrong; exit code 2
+│   ├── InvalidFile            a YAML file: names the file, the key and what is wrong
+│   ├── SourceError            a data source that is missing, empty or too damaged
+│   ├── ArtifactError          a folder that is no artifact, or one of an unknown version
+│   └── MetricNotMeasured      a contract names a metric that a scorecard lacks
+├── CandidateFailed            one candidate's own fault; its Scorecard tells, the run goes on
+│   ├── TrainingDiverged
+│   ├── DoesNotFit             a network that cannot be built for these images
+│   ├── OutOfDeviceMemory
+│   └── ExportDiffers
+├── EmptyWindow                a drift statistic over no samples
+└── MissingExtra               an optional part is not installed
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+
+class SteelyardError(Exception):
+    """Root of every error that steelyard raises on purpose; its text is one line for people."""
+
+
+class InputError(SteelyardError):
+    """The user's input is wrong; nothing was written."""
+
+
+class InvalidFile(InputError):
+    """A file of the user's that can't be accepted."""
+
+    def __init__(self, file: str | Path, problem: str, key: str = "") -> None:
+        self.file, self.key, self.problem = str(file), key, problem
+        super().__init__(f"{file}: {key}: {problem}" if key else f"{file}: {problem}")
+
+
+class SourceError(InputError):
+    """A data source that can't become a Dataset."""
+
+
+class ArtifactError(InputError):
+    """A folder that is not the artifact it should be."""
+
+
+class MetricNotMeasured(InputError):
+    """A contract names a metric that a scorecard lacks."""
+
+    def __init__(self, metric: str, candidate: str, measured: Collection[str]) -> None:
+        self.metric, self.candidate = metric, candidate
+        super().__init__(f"{candidate!r} has no {metric!r}; it has: {', '.join(sorted(measured))}")
+
+
+class CandidateFailed(SteelyardError):
+    """A candidate's own fault: recorded in its Scorecard, while the run goes on."""
+
+
+class TrainingDiverged(CandidateFailed):
+    """The training loss became NaN or infinite."""
+
+
+class DoesNotFit(CandidateFailed):
+    """A network that can't be built for these images."""
+
+
+class OutOfDeviceMemory(CandidateFailed):
+    """The training did not fit into the memory of its device."""
+
+
+class ExportDiffers(CandidateFailed):
+    """The exported model does not answer like the trained one."""
+
+
+class EmptyWindow(SteelyardError):
+    """A drift statistic was asked of no samples."""
+
+
+class MissingExtra(SteelyardError):
+    """An optional part of steelyard is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'steelyard[{extra}]'")

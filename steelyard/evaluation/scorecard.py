@@ -1,0 +1,130 @@
+"""Scorecard: what was measured of one candidate, or why nothing could be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.artifact import Index, Record, new_folder
+from steelyard.bundle import DatasetRef, Epoch
+from steelyard.errors import ArtifactError
+
+Split = Literal["validation", "test"]
+
+
+class Measurement(Record):
+    """One metric of one candidate on one split."""
+
+    value: float
+    bound: float  # one-sided 95 %, on the unfavourable side
+    unit: str
+
+
+class Hardware(Record):
+    """What the times were measured on; times of different classes are never compared."""
+
+    hardware_class: str
+    rounds: int
+    images_per_round: int
+
+
+class RocCurve(Record):
+    """One-vs-rest ROC of one class, thinned to at most 101 points."""
+
+    false_positive_rate: tuple[float, ...]
+    true_positive_rate: tuple[float, ...]
+    threshold: tuple[float, ...]
+
+
+class ScorecardIndex(Index):
+    """scorecard.json."""
+
+    candidate: str
+    task: str
+    classes: tuple[str, ...] = ()
+    run_key: str = ""
+    dataset: DatasetRef
+    failure: str | None = None
+    validation: dict[str, Measurement] = {}
+    test: dict[str, Measurement] = {}
+    model: dict[str, Measurement] = {}
+    hardware: Hardware | None = None
+    confusion: dict[Split, tuple[tuple[int, ...], ...]] = {}
+    roc: dict[str, RocCurve] = {}
+    history: tuple[Epoch, ...] = ()
+    best_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOutputs:
+    """What a candidate answered for one split: N images, C classes."""
+
+    probabilities_NC: NDArray[np.float32]
+    labels_N: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """The index and, where they were kept, the answers behind it."""
+
+    index: ScorecardIndex
+    outputs: Mapping[Split, SplitOutputs]
+    latency_ms_RS: NDArray[np.float64] | None = None  # R rounds of S single-image answers
+
+    @property
+    def candidate(self) -> str:
+        """The candidate's name."""
+        return self.index.candidate
+
+    def write(self, folder: Path) -> None:
+        """Write `scorecard.json` and `outputs.npz`."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for split, outputs in self.outputs.items():
+            arrays[f"{split}_probabilities"] = outputs.probabilities_NC
+            arrays[f"{split}_labels"] = outputs.labels_N
+        if self.latency_ms_RS is not None:
+            arrays["latency_ms"] = self.latency_ms_RS
+        with new_folder(folder) as partial:
+            if arrays:
+                np.savez_compressed(partial / "outputs.npz", **arrays)  # type: ignore[arg-type]
+            self.index.write(partial / "scorecard.json")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Scorecard":
+        """Read a scorecard; `outputs.npz` may be missing.
+
+        Raises:
+            ArtifactError: the folder holds no scorecard known here, or its arrays do not fit its index.
+        """
+        index = ScorecardIndex.read(folder / "scorecard.json")
+        file = folder / "outputs.npz"
+        if not file.exists():
+            return cls(index=index, outputs={})
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                outputs = {split: _split_outputs(arrays, split) for split in _splits(arrays)}
+                latency = np.asarray(arrays["latency_ms"], np.float64) if "latency_ms" in arrays else None
+        except (ValueError, KeyError, OSError) as error:
+            raise ArtifactError(f"{file}: {error}") from None
+        for split, answers in outputs.items():
+            if answers.probabilities_NC.shape != (len(answers.labels_N), len(index.classes)):
+                raise ArtifactError(
+                    f"{file}: {split}_probabilities has shape {answers.probabilities_NC.shape}, "
+                    f"not ({len(answers.labels_N)} labels, {len(index.classes)} classes)"
+                )
+        return cls(index=index, outputs=outputs, latency_ms_RS=latency)
+
+
+def _splits(arrays: Mapping[str, NDArray[np.generic]]) -> list[Split]:
+    splits: tuple[Split, ...] = ("validation", "test")
+    return [split for split in splits if f"{split}_labels" in arrays]
+
+
+def _split_outputs(arrays: Mapping[str, NDArray[np.generic]], split: Split) -> SplitOutputs:
+    return SplitOutputs(
+        probabilities_NC=np.asarray(arrays[f"{split}_probabilities"], np.float32),
+        labels_N=np.asarray(arrays[f"{split}_labels"], np.int64),
+    )

@@ -1,0 +1,1 @@
+"""Candidate networks: from YAML layers or from torchvision. `build` needs torch; the grammar does not."""
