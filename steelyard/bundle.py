@@ -10,21 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.artifact import Index, Record
-from steelyard.errors import ArtifactError
+from steelyard.artifact import Index, Record, new_folder
+from steelyard.data.dataset import DatasetRef
+from steelyard.errors import ArtifactError, CandidateFailed
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 MODEL_FILE = "1/model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
-
-
-class DatasetRef(Record):
-    """Which data: enough to tell whether two artifacts speak of the same images."""
-
-    content_digest: str
-    split_digest: str
 
 
 class Epoch(Record):
@@ -58,6 +52,7 @@ class BundleIndex(Index):
     training_seconds: float
     device: str
     files: dict[str, str]
+    remembered: bool = False
 
 
 class FailureIndex(Index):
@@ -138,6 +133,16 @@ class ModelBundle:
         """Copy the bundle's files into an empty folder."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return ModelBundle(folder)
+
+
+def write_failure(
+    folder: Path, candidate: str, stage: str, error: CandidateFailed, run_key: str, dataset: DatasetRef
+) -> None:
+    """Write down why a candidate failed, in the place of its bundle."""
+    with new_folder(folder) as partial:
+        FailureIndex(
+            candidate=candidate, stage=stage, reason=str(error), run_key=run_key, dataset=dataset
+        ).write(partial / "failure.json")
 
 
 def read_failure(folder: Path) -> FailureIndex | None:

@@ -11,6 +11,7 @@ SteelyardError
 │   ├── DoesNotFit             a network that cannot be built for these images
 │   ├── OutOfDeviceMemory
 │   └── ExportDiffers
+├── UnreadableImage            bytes that are no image; its text is one short reason
 ├── EmptyWindow                a drift statistic over no samples
 └── MissingExtra               an optional part is not installed
 """
@@ -69,6 +70,10 @@ class OutOfDeviceMemory(CandidateFailed):
 
 class ExportDiffers(CandidateFailed):
     """The exported model does not answer like the trained one."""
+
+
+class UnreadableImage(SteelyardError):
+    """Bytes that can't be decoded as an image; the text is one short reason."""
 
 
 class EmptyWindow(SteelyardError):

@@ -100,6 +100,10 @@ class Params(Strict):
         """
         return parse(text, cls, file)
 
+    def with_source(self, source: str) -> Self:
+        """Return the same with another source of images; "" changes nothing."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"source": source})}) if source else self
+
     @model_validator(mode="before")
     @classmethod
     def _resolve_candidates(cls, content: Any) -> Any:

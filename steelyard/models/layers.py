@@ -46,7 +46,7 @@ class Layer(Strict):
 
 
 def check_layers(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
-    """Follow an image's shape through the layers.
+    """Follow an image's shape through the layers, which must end in flat features.
 
     Args:
         layers: in order.
@@ -65,6 +65,8 @@ def check_layers(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
         except ValueError as error:
             raise ValueError(f"{index} ({layer.kind}): {error}") from None
         shapes.append(shape)
+    if len(shape) != 1:
+        raise ValueError(f"{len(layers) - 1}: ends in {_text(shape)}; end with flatten, global_pool or dense")
     return shapes
 
 

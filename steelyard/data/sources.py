@@ -1,0 +1,67 @@
+"""Where images come from: each source lists its items; nothing is decoded until an item is read."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.data.decode import decode, resize
+from steelyard.errors import SourceError
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled image; `read(shape)` returns it as uint8 HWC or raises UnreadableImage."""
+
+    path: str
+    label: str
+    read: Callable[[Shape], NDArray[np.uint8]]
+
+
+def list_items(source: str) -> list[Item]:
+    """Return the items of a source.
+
+    Args:
+        source: `digits`, or a local folder that holds one folder per class.
+
+    Raises:
+        SourceError: it is missing or holds no images.
+    """
+    if source == "digits":
+        return list(_digits())
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise SourceError(f"data.source: {source!r} is neither 'digits' nor an existing folder")
+    items = list(_class_folders(folder))
+    if not items:
+        raise SourceError(f"data.source: {source!r} is empty: it needs one folder per class, with images in it")
+    return items
+
+
+def _digits() -> Iterator[Item]:
+    """The 1,797 handwritten digits of 8x8 pixels that ship with scikit-learn (UCI, Alpaydin & Kaynak 1998)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images_NHWC = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    for number, (image_HWC, label) in enumerate(zip(images_NHWC, bunch.target, strict=True)):
+        yield Item(f"digits/{number}", str(label), lambda shape, image_HWC=image_HWC: resize(image_HWC, shape))
+
+
+def _class_folders(folder: Path) -> Iterator[Item]:
+    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        for file in sorted(class_folder.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                yield Item(str(file.relative_to(folder)), class_folder.name, _FileReader(file))
+
+
+@dataclass(frozen=True, slots=True)
+class _FileReader:
+    file: Path
+
+    def __call__(self, shape: Shape) -> NDArray[np.uint8]:
+        return decode(self.file.read_bytes(), shape)

@@ -1,0 +1,1 @@
+"""One Candidate + Dataset -> trained weights -> ModelBundle."""

@@ -1,0 +1,97 @@
+"""Trained -> ModelBundle: ONNX for serving, safetensors for training on, and a check that both agree."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from steelyard.artifact import new_folder
+from steelyard.bundle import MODEL_FILE, WEIGHTS_FILE, BundleIndex, ModelBundle, checksums
+from steelyard.data.dataset import Dataset
+from steelyard.errors import ExportDiffers
+from steelyard.params import Candidate
+from steelyard.training.train import Normalised, Trained
+
+OPSET = 20
+LARGEST_DIFFERENCE = 1e-4  # in probability, between torch and ONNX Runtime
+
+
+def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: str, folder: Path) -> ModelBundle:
+    """Write a ModelBundle.
+
+    Args:
+        trained: what to export.
+        candidate: what it was trained as.
+        dataset: what it was trained on; up to 256 of its validation images are the check.
+        run_key: by which the training is remembered.
+        folder: where the bundle goes.
+
+    Raises:
+        ExportDiffers: torch and ONNX Runtime disagree by more than 1e-4 in probability.
+    """
+    with new_folder(folder) as partial:
+        (partial / MODEL_FILE).parent.mkdir()
+        _to_onnx(trained.model, dataset, partial / MODEL_FILE)
+        save_file(trained.model.state_dict(), partial / WEIGHTS_FILE)
+        BundleIndex(
+            candidate=candidate.name,
+            task=dataset.index.task,
+            classes=dataset.index.classes,
+            input_shape=dataset.index.image_shape,
+            embedding_size=trained.model.network.head.in_features,
+            run_key=run_key,
+            dataset=dataset.ref,
+            model=candidate.model_spec(),
+            training=candidate.training.model_dump(),
+            parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+            opset=OPSET,
+            history=trained.history,
+            best_epoch=trained.best_epoch,
+            training_seconds=trained.seconds,
+            device=trained.device,
+            files=dict(checksums(partial)),
+        ).write(partial / "bundle.json")
+        _check(trained.model, ModelBundle(partial), dataset)
+    return ModelBundle(folder)
+
+
+class _Served(nn.Module):
+    def __init__(self, model: Normalised) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits_NC, embedding_ND = self.model(images)
+        return logits_NC.softmax(1), embedding_ND
+
+
+def _to_onnx(model: Normalised, dataset: Dataset, file: Path) -> None:
+    example = torch.from_numpy(np.array(dataset.images_NHWC("train")[:2]))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's deprecations inside torch; nothing a user could change
+        torch.onnx.export(
+            _Served(model).eval(),
+            (example,),
+            file,
+            input_names=["images"],
+            output_names=["probabilities", "embedding"],
+            dynamic_shapes=({0: torch.export.Dim("images")},),
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _check(model: Normalised, bundle: ModelBundle, dataset: Dataset) -> None:
+    images_NHWC = np.array(dataset.images_NHWC("validation")[:256])
+    with torch.inference_mode():
+        expected_NC = model(torch.from_numpy(images_NHWC))[0].softmax(1).numpy()
+    difference = float(np.abs(bundle.predict_all(images_NHWC).probabilities_NC - expected_NC).max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise ExportDiffers(f"torch and ONNX Runtime differ by {difference:.2g} in probability")

@@ -1,0 +1,185 @@
+"""Candidate + Dataset -> Trained: plain supervised training, watched through a callback."""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steelyard.bundle import Epoch
+from steelyard.data.dataset import Dataset
+from steelyard.errors import OutOfDeviceMemory, TrainingDiverged
+from steelyard.models.build import Network, build
+from steelyard.params import Candidate, Training
+
+log = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 256
+
+
+class Normalised(nn.Module):
+    """A network that takes images as they are stored: uint8 NHWC, normalised inside by the train split's figures."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network, mean_C: NDArray[np.float64], std_C: NDArray[np.float64]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean_C, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std_C, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, classes) and embedding (N, features)."""
+        images_NCHW = images_NHWC.permute(0, 3, 1, 2).float() / 255
+        logits_NC, embedding_ND = self.network((images_NCHW - self.mean) / self.std)
+        return logits_NC, embedding_ND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The weights of the epoch with the lowest validation loss, and how they came about."""
+
+    model: Normalised
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    seconds: float
+    device: str
+
+
+def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], None]) -> Trained:
+    """Train one candidate with AdamW and a one-cycle learning rate (Smith & Topin 2019).
+
+    Args:
+        candidate: architecture, recipe and seed; equal seeds on one machine's CPU give equal weights.
+        dataset: its train split is learnt, its validation split decides which epoch is kept.
+        observe: called with each epoch's figures, as they come.
+
+    Raises:
+        DoesNotFit: the network can't take these images.
+        TrainingDiverged: the loss became NaN or infinite.
+        OutOfDeviceMemory: the batch does not fit the device.
+    """
+    started = time.monotonic()
+    torch.manual_seed(candidate.training.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
+    model = Normalised(network, *_mean_and_std(dataset.images_NHWC("train"))).to(device)
+    history: list[Epoch] = []
+    weights: dict[str, Tensor] = {}
+    try:
+        for epoch in _epochs(model, dataset, candidate.training, device):
+            observe(epoch)
+            log.info(
+                "%s: epoch %d of %d, loss %.3f, validation accuracy %.3f, %.1f s",
+                *(candidate.name, epoch.epoch, candidate.training.epochs),
+                *(epoch.train_loss, epoch.validation_accuracy, epoch.seconds),
+            )
+            if not history or epoch.validation_loss < min(e.validation_loss for e in history):
+                weights = copy.deepcopy(model.state_dict())
+            history.append(epoch)
+    except torch.OutOfMemoryError as error:
+        raise OutOfDeviceMemory(f"batch_size {candidate.training.batch_size} does not fit {device}: {error}") from None
+    model.load_state_dict(weights)
+    return Trained(
+        model=model.eval().cpu(),
+        history=tuple(history),
+        best_epoch=min(history, key=lambda e: e.validation_loss).epoch,
+        seconds=time.monotonic() - started,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    )
+
+
+def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch.device) -> Iterator[Epoch]:
+    """Train the model epoch by epoch and yield the figures of each."""
+    images_NHWC, labels_N = dataset.images_NHWC("train"), dataset.labels_N("train")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps = recipe.epochs * math.ceil(len(labels_N) / recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 2))
+    shuffle = np.random.default_rng(recipe.seed)
+    for number in range(1, recipe.epochs + 1):
+        started = time.monotonic()
+        learning_rate = float(schedule.get_last_lr()[0])
+        model.train()
+        train = _Sum()
+        for rows in _batches(shuffle.permutation(len(labels_N)), recipe.batch_size):
+            loss = train.add(model, images_NHWC[rows], labels_N[rows], device)
+            if not math.isfinite(loss.item()):
+                raise TrainingDiverged(f"the loss became {loss.item()} in epoch {number}; try a lower learning_rate")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        validation = _evaluate(model, dataset, device)
+        if not math.isfinite(validation.mean_loss):
+            raise TrainingDiverged(f"the validation loss became {validation.mean_loss} in epoch {number}")
+        yield Epoch(
+            epoch=number,
+            train_loss=train.mean_loss,
+            train_accuracy=train.accuracy,
+            validation_loss=validation.mean_loss,
+            validation_accuracy=validation.accuracy,
+            learning_rate=learning_rate,
+            seconds=time.monotonic() - started,
+        )
+
+
+class _Sum:
+    """Loss and hits over batches."""
+
+    def __init__(self) -> None:
+        self._loss, self._correct, self._seen = 0.0, 0, 0
+
+    def add(
+        self, model: nn.Module, images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64], device: torch.device
+    ) -> Tensor:
+        """Send a batch through the model, count it, and return its mean loss."""
+        labels = torch.from_numpy(labels_N).to(device)
+        logits_NC, _ = model(torch.from_numpy(images_NHWC).to(device))
+        loss = nn.functional.cross_entropy(logits_NC, labels)
+        self._loss += loss.item() * len(labels_N)
+        self._correct += int((logits_NC.argmax(1) == labels).sum())
+        self._seen += len(labels_N)
+        return loss
+
+    @property
+    def mean_loss(self) -> float:
+        return self._loss / self._seen
+
+    @property
+    def accuracy(self) -> float:
+        return self._correct / self._seen
+
+
+def _evaluate(model: Normalised, dataset: Dataset, device: torch.device) -> _Sum:
+    images_NHWC, labels_N = dataset.images_NHWC("validation"), dataset.labels_N("validation")
+    model.eval()
+    validation = _Sum()
+    with torch.inference_mode():
+        for rows in _batches(np.arange(len(labels_N)), EVALUATION_BATCH):
+            validation.add(model, images_NHWC[rows], labels_N[rows], device)
+    return validation
+
+
+def _batches(order_N: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield rows in batches; a last batch of one image, which batch norm can't take, joins the one before."""
+    count = max(1, -(-len(order_N) // size) - (len(order_N) % size == 1))
+    for number in range(count):
+        end = len(order_N) if number == count - 1 else (number + 1) * size
+        yield order_N[number * size : end]
+
+
+def _mean_and_std(images_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation per channel, in [0, 1], a chunk of images at a time."""
+    sums, squares, pixels = 0.0, 0.0, 0
+    for start in range(0, len(images_NHWC), 1024):
+        chunk = images_NHWC[start : start + 1024].reshape(-1, images_NHWC.shape[-1]).astype(np.float64) / 255
+        sums, squares, pixels = sums + chunk.sum(0), squares + (chunk**2).sum(0), pixels + len(chunk)
+    mean_C = np.asarray(sums / pixels)
+    return mean_C, np.sqrt(np.maximum(squares / pixels - mean_C**2, 1e-6))

@@ -1,0 +1,144 @@
+"""Whatever people call an image becomes the same kind of array, or one short reason."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from steelyard.data.decode import MAX_PIXELS, decode, resize
+from steelyard.errors import UnreadableImage
+
+RED = (255, 0, 0)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def noise(height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    pixels_HWC = noise(7, 5, 3)
+    assert (decode(encoded(Image.fromarray(pixels_HWC)), (7, 5, 3)) == pixels_HWC).all()
+    assert resize(pixels_HWC, (7, 5, 3)) is pixels_HWC
+
+
+def test_grey_stays_grey() -> None:
+    pixels_HWC = noise(8, 8, 1)
+    assert (decode(encoded(Image.fromarray(pixels_HWC[:, :, 0])), (8, 8, 1)) == pixels_HWC).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 3), (40, 30, 3), (12, 12, 1)])
+def test_an_array_and_its_file_resize_alike(shape: tuple[int, int, int]) -> None:
+    pixels_HWC = noise(24, 20, 3)
+    assert (resize(pixels_HWC, shape) == decode(encoded(Image.fromarray(pixels_HWC)), shape)).all()
+
+
+def test_reducing_averages_instead_of_skipping_pixels() -> None:
+    checkered_HW1 = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)[:, :, np.newaxis]
+    assert abs(resize(checkered_HW1, (8, 8, 1)).astype(int) - 127).max() <= 3
+
+
+def test_the_camera_note_turns_the_image() -> None:
+    image = Image.new("RGB", (4, 2), "black")
+    image.putpixel((0, 0), RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # was taken with the camera turned: rotate by 90 degrees clockwise to view
+    turned = decode(encoded(image, exif=exif), (4, 2, 3))
+    assert tuple(turned[0, 1]) == RED
+
+
+def palette() -> Image.Image:
+    return Image.new("RGB", (4, 4), RED).quantize(2)
+
+
+def sixteen_bit() -> Image.Image:
+    return Image.fromarray(np.full((4, 4), 0x8040, np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("image", "form", "expected"),
+    [
+        (palette(), "PNG", RED),
+        (palette(), "GIF", RED),
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG", (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 255)), "PNG", RED),
+        (Image.new("LA", (4, 4), (0, 0)), "PNG", (255, 255, 255)),
+        (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF", RED),
+        (Image.new("1", (4, 4), 1), "PNG", (255, 255, 255)),
+        (sixteen_bit(), "PNG", (0x80, 0x80, 0x80)),
+        (sixteen_bit(), "TIFF", (0x80, 0x80, 0x80)),
+        (Image.new("RGB", (4, 4), RED), "WEBP", (254, 0, 0)),
+        (Image.new("RGB", (4, 4), RED), "BMP", RED),
+        (Image.new("RGB", (4, 4), RED), "PPM", RED),
+    ],
+)
+def test_every_kind_of_pixel_becomes_rgb(image: Image.Image, form: str, expected: tuple[int, int, int]) -> None:
+    pixels_HWC = decode(encoded(image, form, **({"lossless": True} if form == "WEBP" else {})), (4, 4, 3))
+    assert abs(pixels_HWC.astype(int) - expected).max() <= 2
+
+
+def test_a_transparent_palette_lies_over_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    assert (decode(encoded(image, "PNG", transparency=0), (4, 4, 3)) == 255).all()
+
+
+def test_a_cmyk_jpeg_is_not_inverted() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    assert abs(decode(encoded(image, "JPEG"), (16, 16, 3)).astype(int) - RED).max() <= 4
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(decode(data, (4, 4, 3))[0, 0]) == RED
+
+
+JPEG = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
+PNG = encoded(Image.fromarray(noise(64, 64, 3)))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b"hello", "is not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        (JPEG[: len(JPEG) // 2], "is damaged or cut short"),
+        (PNG[: len(PNG) // 2], "is damaged or cut short"),
+        (PNG[:200] + bytes(100) + PNG[300:], "is damaged or cut short"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "has pixels of kind F"),
+        (encoded(Image.new("LAB", (4, 4)), "TIFF"), "has pixels of kind LAB"),
+    ],
+)
+def test_what_is_no_image_gives_one_short_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImage, match=reason):
+        decode(data, (8, 8, 3))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [7_100, 10_000, 20_000])
+def test_a_decompression_bomb_is_not_unpacked(side: int) -> None:
+    assert side * side > MAX_PIXELS
+    with pytest.raises(UnreadableImage, match="has more than 50 megapixels"):
+        decode(encoded(Image.new("1", (side, side))), (8, 8, 3))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::RuntimeWarning:PIL")
+def test_damaged_bytes_never_raise_anything_else() -> None:
+    rng = np.random.default_rng(1)
+    for data in (JPEG, PNG, encoded(palette(), "GIF"), encoded(sixteen_bit(), "TIFF"), encoded(palette(), "BMP")):
+        for _ in range(40):
+            damaged = bytearray(data)
+            for position in rng.integers(0, min(len(data), 300), 4):
+                damaged[position] = rng.integers(256)
+            with contextlib.suppress(UnreadableImage):
+                assert decode(bytes(damaged), (8, 8, 3)).shape == (8, 8, 3)

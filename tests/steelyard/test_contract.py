@@ -1,0 +1,45 @@
+import pytest
+
+from steelyard.contract import Contract
+from steelyard.errors import InvalidFile
+
+GOOD = """
+client: acme
+metrics:
+  accuracy: {weight: 5, worst: 0.9, ideal: 0.995, must: ">= 0.92"}
+  recall[cat]: {weight: 1, worst: 0.5, ideal: 1}
+  latency_p95_ms: {weight: 2, worst: 20, ideal: 0.5, must: "<= 25"}
+"""
+
+
+def test_limits_are_read_in_the_metric_s_unit() -> None:
+    metrics = Contract.from_yaml(GOOD).metrics
+    assert (metrics["accuracy"].limit, metrics["latency_p95_ms"].limit, metrics["recall[cat]"].limit) == (0.92, 25, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "complaint"),
+    [
+        ("accuracy:", "acuracy:", r"metrics\.acuracy: unknown metric; did you mean 'accuracy'\?"),
+        ("recall[cat]", "recal[cat]", r"metrics\.recal\[cat\]: unknown metric"),
+        ("weight: 5", "wieght: 5", r"metrics\.accuracy\.wieght: unknown key; did you mean 'weight'\?"),
+        ("weight: 5", "weight: -5", r"metrics\.accuracy\.weight: .*greater than or equal to 0"),
+        ("weight: 5", "weight: .nan", r"metrics\.accuracy\.weight: .*finite"),
+        ("worst: 20, ideal: 0.5", "worst: 5, ideal: 5", r"metrics\.latency_p95_ms: worst and ideal are equal"),
+        ("worst: 20, ideal: 0.5", "worst: 5, ideal: 20", r"lower is better, so ideal must be lower than worst"),
+        ("worst: 20, ideal: 0.5", "worst: 20, ideal: 0", r"worst and ideal must be above 0"),
+        ('">= 0.92"', '"<= 0.92"', r"metrics\.accuracy\.must: use >= for this metric"),
+        ('">= 0.92"', '"about 0.9"', r"metrics\.accuracy\.must: .*'about 0\.9'"),
+        ("client: acme", "client: Acme Corp", r"client: must be a DNS label"),
+        ("client: acme", "", r"client: is missing"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(wrong: str, right: str, complaint: str) -> None:
+    with pytest.raises(InvalidFile, match=rf"^c\.yaml: .*{complaint}") as caught:
+        Contract.from_yaml(GOOD.replace(wrong, right), "c.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_all_zero_are_refused() -> None:
+    with pytest.raises(InvalidFile, match="at least one weight must be above 0"):
+        Contract.from_yaml("client: a\nmetrics: {accuracy: {weight: 0, worst: 0, ideal: 1}}")

@@ -1,0 +1,65 @@
+import pytest
+
+from steelyard.errors import InvalidFile
+from steelyard.params import Params
+
+GOOD = """
+task: classification
+data: {source: digits, image_size: 16}
+training: {epochs: 12, learning_rate: 1e-3}
+candidates:
+  cnn: {layers: [{conv: 16}, {pool: 2}, {flatten: true}, {dense: 64}]}
+  resnet18: {arch: resnet18, training: {epochs: 8}}
+"""
+
+
+def test_a_candidate_keeps_its_own_recipe_and_takes_the_rest_from_the_common_one() -> None:
+    candidates = Params.from_yaml(GOOD).candidates
+    assert (candidates["cnn"].training.epochs, candidates["resnet18"].training.epochs) == (12, 8)
+    assert candidates["resnet18"].training.learning_rate == 1e-3
+
+
+def test_a_candidate_survives_the_way_through_a_pipeline_where_every_number_is_a_float() -> None:
+    candidate = Params.from_yaml(GOOD).candidates["cnn"]
+    sent = candidate.model_dump(mode="json", exclude_none=True)
+    sent["training"] = {key: float(value) for key, value in sent["training"].items()}
+    assert type(candidate).model_validate(sent) == candidate
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "complaint"),
+    [
+        ("image_size: 16", "imagesize: 16", r"data\.imagesize: unknown key; did you mean 'image_size'\?"),
+        ("{conv: 16}", "{cov: 16}", r"candidates\.cnn\.layers\.0\.cov: unknown key; did you mean 'conv'\?"),
+        ("{conv: 16}", "{conv: 16, pool: 2}", r"candidates\.cnn\.layers\.0: a layer is exactly one of"),
+        ("{pool: 2}", "{pool: 32}", r"layers\.1 \(pool\): cannot pool 16x16x16 by 32"),
+        ("{flatten: true}, ", "", r"layers\.2 \(dense\): needs flat features, but 8x8x16 arrives"),
+        ("epochs: 12", "epochs: -1", r"training\.epochs: .*greater than or equal to 1"),
+        ("learning_rate: 1e-3", "learning_rate: .nan", r"training\.learning_rate: .*finite"),
+        ("{source: digits, image_size: 16}", "{source: digits, image_size: 16, split: {train: 0.9}}", "sum to 1"),
+        ("arch: resnet18, ", "", r"candidates\.resnet18: give either layers or arch"),
+        ("resnet18: {", "Res Net: {", r"candidates\.Res Net\.name: a candidate's name has"),
+        ("task: classification", "task: clasification", r"task: input should be 'classification'"),
+        ("task: classification", "", r"task: is missing"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(wrong: str, right: str, complaint: str) -> None:
+    with pytest.raises(InvalidFile, match=rf"^my\.yaml: .*{complaint}") as caught:
+        Params.from_yaml(GOOD.replace(wrong, right), "my.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "must be a mapping"),
+        ("- a\n- b", "must be a mapping"),
+        ("a: [1, 2", "line 1, column"),
+        ("\x00\x01", "is not YAML text"),
+        ("task: classification\ntask: classification", "line 2, column 1: key 'task' stands twice"),
+        ("task: classification\ndata: {source: digits, image_size: 8}\ncandidates: {}", "candidates: .*at least 1"),
+    ],
+)
+def test_what_is_no_params_file_is_refused_in_one_line(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidFile, match=rf"^my\.yaml: .*{complaint}"):
+        Params.from_yaml(text, "my.yaml")
