@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.artifact import Index, Record, new_folder
-from steelyard.bundle import DatasetRef, Epoch
+from steelyard.bundle import Epoch
+from steelyard.data.dataset import DatasetRef
 from steelyard.errors import ArtifactError
 
 Split = Literal["validation", "test"]
@@ -48,6 +49,7 @@ class ScorecardIndex(Index):
     run_key: str = ""
     dataset: DatasetRef
     failure: str | None = None
+    remembered: bool = False
     validation: dict[str, Measurement] = {}
     test: dict[str, Measurement] = {}
     model: dict[str, Measurement] = {}
@@ -66,13 +68,20 @@ class SplitOutputs:
     labels_N: NDArray[np.int64]
 
 
+class Times(NamedTuple):
+    """What was timed in R interleaved rounds."""
+
+    latency_ms_RS: NDArray[np.float64]  # S single images a round
+    throughput_R: NDArray[np.float64]   # images per second of one batch
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
     """The index and, where they were kept, the answers behind it."""
 
     index: ScorecardIndex
     outputs: Mapping[Split, SplitOutputs]
-    latency_ms_RS: NDArray[np.float64] | None = None  # R rounds of S single-image answers
+    times: Times | None = None
 
     @property
     def candidate(self) -> str:
@@ -85,8 +94,8 @@ class Scorecard:
         for split, outputs in self.outputs.items():
             arrays[f"{split}_probabilities"] = outputs.probabilities_NC
             arrays[f"{split}_labels"] = outputs.labels_N
-        if self.latency_ms_RS is not None:
-            arrays["latency_ms"] = self.latency_ms_RS
+        if self.times:
+            arrays |= {"latency_ms": self.times.latency_ms_RS, "throughput": self.times.throughput_R}
         with new_folder(folder) as partial:
             if arrays:
                 np.savez_compressed(partial / "outputs.npz", **arrays)  # type: ignore[arg-type]
@@ -106,7 +115,7 @@ class Scorecard:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 outputs = {split: _split_outputs(arrays, split) for split in _splits(arrays)}
-                latency = np.asarray(arrays["latency_ms"], np.float64) if "latency_ms" in arrays else None
+                times = _times(arrays) if "latency_ms" in arrays else None
         except (ValueError, KeyError, OSError) as error:
             raise ArtifactError(f"{file}: {error}") from None
         for split, answers in outputs.items():
@@ -115,12 +124,16 @@ class Scorecard:
                     f"{file}: {split}_probabilities has shape {answers.probabilities_NC.shape}, "
                     f"not ({len(answers.labels_N)} labels, {len(index.classes)} classes)"
                 )
-        return cls(index=index, outputs=outputs, latency_ms_RS=latency)
+        return cls(index=index, outputs=outputs, times=times)
 
 
 def _splits(arrays: Mapping[str, NDArray[np.generic]]) -> list[Split]:
     splits: tuple[Split, ...] = ("validation", "test")
     return [split for split in splits if f"{split}_labels" in arrays]
+
+
+def _times(arrays: Mapping[str, NDArray[np.generic]]) -> Times:
+    return Times(np.asarray(arrays["latency_ms"], np.float64), np.asarray(arrays["throughput"], np.float64))
 
 
 def _split_outputs(arrays: Mapping[str, NDArray[np.generic]], split: Split) -> SplitOutputs:

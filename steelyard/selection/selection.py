@@ -1,7 +1,7 @@
 """Selection: winner, ranking and reasons, as it is written down."""
 
 from steelyard.artifact import Index, Record
-from steelyard.bundle import DatasetRef
+from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.scorecard import Measurement
 
 
@@ -16,6 +16,7 @@ class Ranked(Record):
     p_best: float | None
     tied: bool
     loss_bound: float | None
+    cost_ms: float | None
 
 
 class Violation(Record):

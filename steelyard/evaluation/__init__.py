@@ -1,0 +1,1 @@
+"""ModelBundle + Dataset -> Scorecard."""

@@ -1,0 +1,1 @@
+"""Scorecards + Contract -> Selection, and the report that proves it."""

@@ -1,0 +1,77 @@
+"""Winner -> what is served: its bundle with the drift reference and a model card beside the model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from steelyard.artifact import new_folder
+from steelyard.bundle import MODEL_FILE, ModelBundle, checksums, sha256
+from steelyard.data.dataset import Dataset
+from steelyard.data.dataset import Split as DataSplit
+from steelyard.drift.calibration import build_profile
+from steelyard.drift.samples import Samples, image_statistics
+from steelyard.selection.selection import Selection
+from steelyard.selection.why import value
+
+MOST_IMAGES = 20_000  # of a split that the drift reference is learnt from; the order of a split has no meaning
+
+
+def pack(winner: ModelBundle, dataset: Dataset, selection: Selection, folder: Path, seed: int = 0) -> ModelBundle:
+    """Write the bundle that is registered and served.
+
+    The drift reference learns its projection from the train split and sets every threshold on the validation split,
+    which the model has not learnt from, through the very ONNX file that will answer.
+    """
+    profile = build_profile(
+        train=_samples(winner, dataset, "train"),
+        train_labels_N=dataset.labels_N("train")[:MOST_IMAGES],
+        held_out=_samples(winner, dataset, "validation"),
+        classes=winner.index.classes,
+        model_sha256=sha256(winner.model_path),
+        seed=seed,
+    )
+    with new_folder(folder) as partial:
+        winner.copy_to(partial)
+        profile.write(partial)
+        (partial / "MODEL_CARD.md").write_text(model_card(winner, dataset, selection), encoding="utf-8")
+        files = dict(checksums(partial))
+        winner.index.model_copy(update={"files": files}).write(partial / "bundle.json")
+    return ModelBundle(folder)
+
+
+def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection) -> str:
+    """Return the model card: what it is, for whom it was chosen and why, and what it was measured to do."""
+    index = bundle.index
+    test = "\n".join(
+        f"| {name} | {value(name, measured.value)} | {value(name, measured.bound)} |"
+        for name, measured in selection.test.items()
+    )
+    return f"""# {index.candidate}
+
+{selection.why}
+
+- Task: {index.task}, {len(index.classes)} classes: {", ".join(index.classes)}
+- Input: uint8 images, {"x".join(map(str, index.input_shape))} (height x width x channels); normalisation is inside
+- Parameters: {index.parameters:,}; {bundle.size_mib:.2f} MiB as {MODEL_FILE}
+- Trained {len(index.history)} epochs on {sum(dataset.index.counts["train"].values())} images of {dataset.index.source}; \
+epoch {index.best_epoch} had the lowest validation loss
+- Run key: {index.run_key}
+- Data: content {index.dataset.content_digest}, split {index.dataset.split_digest}
+
+On the test split, which took no part in training or choice:
+
+| metric | value | 95 % bound |
+|---|---|---|
+{test}
+
+Answers are meant for images like those of {dataset.index.source}; the drift detector says when others arrive.
+"""
+
+
+def _samples(bundle: ModelBundle, dataset: Dataset, split: DataSplit) -> Samples:
+    images_NHWC = dataset.images_NHWC(split)[:MOST_IMAGES]
+    outputs = bundle.predict_all(images_NHWC)
+    statistics_NS = np.concatenate(
+        [image_statistics(images_NHWC[start : start + 256]) for start in range(0, len(images_NHWC), 256)]
+    )
+    return Samples(outputs.probabilities_NC, outputs.embedding_ND, statistics_NS)

@@ -1,0 +1,51 @@
+"""Why: the choice in one sentence that a client understands."""
+
+from collections.abc import Sequence
+
+from steelyard.contract import Contract
+from steelyard.metrics import metric
+from steelyard.selection.selection import Ranked, Rejected, Violation
+
+
+def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> str:
+    """Say why the winner won."""
+    chosen = next(ranked for ranked in ranking if ranked.candidate == winner)
+    praise = f"{winner} serves {contract.client} best with a utility of {chosen.utility:.3f} out of 1"
+    rivals = [ranked for ranked in ranking if ranked.candidate != winner]
+    if not rivals:
+        return f"{praise}: it is the only candidate that meets every hard limit."
+    tied = [ranked for ranked in rivals if ranked.tied]
+    if tied:
+        others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)
+        cost = f" ({chosen.cost_ms:.2f} ms per image)" if chosen.cost_ms is not None else ""
+        return f"{praise}: {others} is within the {contract.epsilon:g} that makes no difference to the client, " \
+               f"and {winner} is the cheapest of them to run{cost}."
+    rival = rivals[0]
+    gain = {name: chosen.contribution[name] - rival.contribution[name] for name in contract.metrics}
+    decisive = max(gain, key=lambda name: gain[name])
+    return (
+        f"{praise}, {chosen.utility - rival.utility:.3f} ahead of {rival.candidate}, mostly for its {decisive}: "
+        f"{value(decisive, chosen.measured[decisive].value)} against "
+        f"{value(decisive, rival.measured[decisive].value)}."
+    )
+
+
+def why_nobody(rejected: Sequence[Rejected], contract: Contract) -> str:
+    """Say why nobody may be chosen."""
+    reasons = "; ".join(f"{one.candidate}: {one.reason}" for one in rejected)
+    return f"No candidate is eligible for {contract.client}, so nothing is deployed. {reasons}."
+
+
+def in_words(violation: Violation) -> str:
+    """Say which hard limit is not met, and by how much."""
+    side = "at least" if metric(violation.metric).higher_is_better else "at most"
+    return (
+        f"{violation.metric} must be {violation.must}, but with 95 % certainty it is only {side} "
+        f"{value(violation.metric, violation.bound)} (measured {value(violation.metric, violation.value)})"
+    )
+
+
+def value(name: str, number: float) -> str:
+    """Write a metric's value with its unit."""
+    unit = metric(name).unit
+    return f"{number:.4g}" if unit in ("fraction", "nats") else f"{number:,.4g} {unit}"
