@@ -29,7 +29,7 @@ class NotReady(SteelyardError):
         super().__init__(f"inference service {name!r} is not ready after {timeout_s:.0f} s: {reason}")
 
 
-def render(  # noqa: PLR0913
+def render(
     *,
     client: str,
     storage_uri: str,

@@ -2,17 +2,29 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from steelyard.errors import ArtifactError
 
 SCHEMA_VERSION = "1.0"
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+def _is_a_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("a candidate's name has a-z, 0-9, '.', '_' and '-', and at most 63 of them")
+    return name
+
+
+CandidateName = Annotated[str, AfterValidator(_is_a_name)]  # also the name of folders
 
 
 class Record(BaseModel):
@@ -44,14 +56,14 @@ class Index(Record):
             raise ArtifactError(f"{file.parent}: holds no {file.name}") from None
         except (ValueError, TypeError, KeyError):
             raise ArtifactError(f"{file}: is not a JSON object with a schema_version") from None
-        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
             raise ArtifactError(f"{file}: schema_version {version} is not known here; this is {SCHEMA_VERSION}")
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise ArtifactError(f"{file}: {key}: {first['msg']}") from None
+            raise ArtifactError(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.artifact import Index, Record, new_folder
+from steelyard.artifact import CandidateName, Index, Record, new_folder
 from steelyard.data.dataset import DatasetRef
 from steelyard.errors import ArtifactError, CandidateFailed
 
@@ -36,7 +36,7 @@ class Epoch(Record):
 class BundleIndex(Index):
     """bundle.json."""
 
-    candidate: str
+    candidate: CandidateName
     task: str
     classes: tuple[str, ...]
     input_shape: tuple[int, int, int]
@@ -58,7 +58,7 @@ class BundleIndex(Index):
 class FailureIndex(Index):
     """failure.json: what lies in a bundle's place where a candidate failed."""
 
-    candidate: str
+    candidate: CandidateName
     stage: str
     reason: str
     run_key: str
@@ -140,9 +140,9 @@ def write_failure(
 ) -> None:
     """Write down why a candidate failed, in the place of its bundle."""
     with new_folder(folder) as partial:
-        FailureIndex(
-            candidate=candidate, stage=stage, reason=str(error), run_key=run_key, dataset=dataset
-        ).write(partial / "failure.json")
+        FailureIndex(candidate=candidate, stage=stage, reason=str(error), run_key=run_key, dataset=dataset).write(
+            partial / "failure.json"
+        )
 
 
 def read_failure(folder: Path) -> FailureIndex | None:

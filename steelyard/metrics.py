@@ -14,7 +14,7 @@ class Metric:
     unit: str
     higher_is_better: bool
     scale: Scale = "linear"  # of its utility: ratios count for times and sizes, differences for fractions
-    quality: bool = True     # measured on a split's images, rather than of the model itself
+    quality: bool = True  # measured on a split's images, rather than of the model itself
 
 
 FRACTION = Metric(unit="fraction", higher_is_better=True)

@@ -1,16 +1,14 @@
 """params.yaml -> Params: what to prepare and what to train."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from steelyard.artifact import CandidateName
 from steelyard.models.layers import Layer, check_layers
 from steelyard.yaml_file import Strict, parse
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
 class Split(Strict):
@@ -56,19 +54,12 @@ class Candidate(Strict):
     replaces the latter's first layers by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels.
     """
 
-    name: str
+    name: CandidateName
     layers: tuple[Layer, ...] | None = None
     arch: str | None = None
     stem: Literal["standard", "small"] = "standard"
     pretrained: Literal[False] = False
     training: Training = Training()
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError("a candidate's name has a-z, 0-9, '.', '_' and '-', and at most 63 of them")
-        return name
 
     @model_validator(mode="after")
     def _has_one_architecture(self) -> Self:

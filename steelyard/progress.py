@@ -24,4 +24,6 @@ class Progress:
             self._told = now
             rate = self._done / (now - self._started)
             left = (self._total - self._done) / rate
-            log.info("%s: %d of %d %s, %.0f/s, %.0f s left", self._doing, self._done, self._total, self._unit, rate, left)
+            log.info(
+                "%s: %d of %d %s, %.0f/s, %.0f s left", self._doing, self._done, self._total, self._unit, rate, left
+            )

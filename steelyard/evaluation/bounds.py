@@ -18,8 +18,9 @@ def measure_quality(outputs: SplitOutputs, classes: Sequence[str], seed: int = 0
 
     Proportions (accuracy, and precision, recall and false-positive rate of a class) have exact bounds (Clopper &
     Pearson 1934). F1 and the macro means are functions of the confusion matrix: their bound is a quantile of their
-    posterior (Goutte & Gaussier 2005), with a Dirichlet prior of one image spread over the whole matrix: where no error
-    was seen it says about what the rule of three says of the accuracy. Log-loss and ROC AUC are bootstrapped over images.
+    posterior (Goutte & Gaussier 2005), with a Dirichlet prior of one image spread over the whole matrix; where no
+    error was seen it says about what the rule of three says of the accuracy. Log-loss and ROC AUC are bootstrapped
+    over images.
 
     Args:
         outputs: probabilities and labels of the split.

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from steelyard.artifact import Index, Record, new_folder
+from steelyard.artifact import CandidateName, Index, Record, new_folder
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import DatasetRef
 from steelyard.errors import ArtifactError
@@ -43,21 +44,28 @@ class RocCurve(Record):
 class ScorecardIndex(Index):
     """scorecard.json."""
 
-    candidate: str
+    candidate: CandidateName
     task: str
     classes: tuple[str, ...] = ()
     run_key: str = ""
     dataset: DatasetRef
     failure: str | None = None
     remembered: bool = False
-    validation: dict[str, Measurement] = {}
-    test: dict[str, Measurement] = {}
-    model: dict[str, Measurement] = {}
+    validation: dict[str, Measurement] = Field(default_factory=dict)
+    test: dict[str, Measurement] = Field(default_factory=dict)
+    model: dict[str, Measurement] = Field(default_factory=dict)
     hardware: Hardware | None = None
-    confusion: dict[Split, tuple[tuple[int, ...], ...]] = {}
-    roc: dict[str, RocCurve] = {}
+    confusion: dict[Split, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
+    roc: dict[str, RocCurve] = Field(default_factory=dict)
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
+
+    @model_validator(mode="after")
+    def _confusion_fits_the_classes(self) -> Self:
+        for split, rows in self.confusion.items():
+            if {len(rows), *map(len, rows)} != {len(self.classes)}:
+                raise ValueError(f"confusion.{split} must have one row and one column per class")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +80,7 @@ class Times(NamedTuple):
     """What was timed in R interleaved rounds."""
 
     latency_ms_RS: NDArray[np.float64]  # S single images a round
-    throughput_R: NDArray[np.float64]   # images per second of one batch
+    throughput_R: NDArray[np.float64]  # images per second of one batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

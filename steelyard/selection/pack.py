@@ -26,6 +26,7 @@ def pack(winner: ModelBundle, dataset: Dataset, selection: Selection, folder: Pa
         train=_samples(winner, dataset, "train"),
         train_labels_N=dataset.labels_N("train")[:MOST_IMAGES],
         held_out=_samples(winner, dataset, "validation"),
+        held_out_labels_N=dataset.labels_N("validation")[:MOST_IMAGES],
         classes=winner.index.classes,
         model_sha256=sha256(winner.model_path),
         seed=seed,
@@ -53,8 +54,8 @@ def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection) -> s
 - Task: {index.task}, {len(index.classes)} classes: {", ".join(index.classes)}
 - Input: uint8 images, {"x".join(map(str, index.input_shape))} (height x width x channels); normalisation is inside
 - Parameters: {index.parameters:,}; {bundle.size_mib:.2f} MiB as {MODEL_FILE}
-- Trained {len(index.history)} epochs on {sum(dataset.index.counts["train"].values())} images of {dataset.index.source}; \
-epoch {index.best_epoch} had the lowest validation loss
+- Trained {len(index.history)} epochs on {sum(dataset.index.counts["train"].values())} images of \
+{dataset.index.source}; epoch {index.best_epoch} had the lowest validation loss
 - Run key: {index.run_key}
 - Data: content {index.dataset.content_digest}, split {index.dataset.split_digest}
 

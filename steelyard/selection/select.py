@@ -112,11 +112,11 @@ def _violations(scorecard: Scorecard, contract: Contract) -> list[Violation]:
         measured = _measured(scorecard, name)
         if preference.must is None or preference.limit is None:
             continue
-        met = measured.bound >= preference.limit if metric(name).higher_is_better else measured.bound <= preference.limit
+        met = (
+            measured.bound >= preference.limit if metric(name).higher_is_better else measured.bound <= preference.limit
+        )
         if not met:
-            violations.append(
-                Violation(metric=name, must=preference.must, value=measured.value, bound=measured.bound)
-            )
+            violations.append(Violation(metric=name, must=preference.must, value=measured.value, bound=measured.bound))
     return violations
 
 
@@ -140,9 +140,7 @@ def _rank(eligible: Sequence[Scorecard], worth_KM: Floats, contract: Contract, s
             loss_bound=loss,
             cost_ms=_cost(scorecard)[0] if math.isfinite(_cost(scorecard)[0]) else None,
         )
-        for scorecard, utility, worth_M, p_best, loss in zip(
-            eligible, utilities_K, worth_KM, best, losses, strict=True
-        )
+        for scorecard, utility, worth_M, p_best, loss in zip(eligible, utilities_K, worth_KM, best, losses, strict=True)
     ]
     return tuple(sorted(ranked, key=lambda r: (-r.utility, r.candidate)))
 

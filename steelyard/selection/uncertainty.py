@@ -72,9 +72,7 @@ def probability_best(utilities_K: Floats, utilities_BK: Floats, seed: int) -> li
     return [float(share) for share in weights @ np.array(wins) / weights.sum()]
 
 
-def _posterior(
-    centred_K: Floats, covariance_KK: Floats, spread: float, scale: float
-) -> tuple[Floats, Floats, float]:
+def _posterior(centred_K: Floats, covariance_KK: Floats, spread: float, scale: float) -> tuple[Floats, Floats, float]:
     """Return mean, a factor of the covariance, and the log marginal likelihood, given the spread."""
     candidates = len(centred_K)
     flat = 1e4 * (scale + spread) ** 2  # variance of the common mean: as good as flat on this scale

@@ -10,7 +10,7 @@ from steelyard.selection.selection import Ranked, Rejected, Violation
 def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> str:
     """Say why the winner won."""
     chosen = next(ranked for ranked in ranking if ranked.candidate == winner)
-    praise = f"{winner} serves {contract.client} best with a utility of {chosen.utility:.3f} out of 1"
+    praise = f"{winner} is the choice for {contract.client}, with a utility of {chosen.utility:.3f} out of 1"
     rivals = [ranked for ranked in ranking if ranked.candidate != winner]
     if not rivals:
         return f"{praise}: it is the only candidate that meets every hard limit."
@@ -18,8 +18,11 @@ def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> 
     if tied:
         others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)
         cost = f" ({chosen.cost_ms:.2f} ms per image)" if chosen.cost_ms is not None else ""
-        return f"{praise}: {others} is within the {contract.epsilon:g} that makes no difference to the client, " \
-               f"and {winner} is the cheapest of them to run{cost}."
+        return (
+            f"{praise}: {others} {'are' if len(tied) > 1 else 'is'} within the {contract.epsilon:g} "
+            "that makes no difference to the client, "
+            f"and {winner} is the cheapest of them to run{cost}."
+        )
     rival = rivals[0]
     gain = {name: chosen.contribution[name] - rival.contribution[name] for name in contract.metrics}
     decisive = max(gain, key=lambda name: gain[name])
@@ -32,8 +35,15 @@ def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> 
 
 def why_nobody(rejected: Sequence[Rejected], contract: Contract) -> str:
     """Say why nobody may be chosen."""
-    reasons = "; ".join(f"{one.candidate}: {one.reason}" for one in rejected)
-    return f"No candidate is eligible for {contract.client}, so nothing is deployed. {reasons}."
+    missed = [one for one in rejected if one.violations]
+    counts = f"{len(missed)} of {len(rejected)} candidates miss a hard limit"
+    if failed := len(rejected) - len(missed):
+        counts += f" and {failed} failed"
+    verdict = f"Nobody is eligible for {contract.client}, so nothing is deployed: {counts}"
+    if not missed:
+        return f"{verdict}."
+    nearest = min(missed, key=lambda one: (len(one.violations), one.candidate))
+    return f"{verdict}; the nearest is {nearest.candidate}: {nearest.reason}."
 
 
 def in_words(violation: Violation) -> str:

@@ -72,7 +72,7 @@ def api(cluster: Cluster) -> Iterator[Any]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_PATCH = do_GET  # noqa: N815
+        do_PATCH = do_GET
 
         def log_message(self, *_: object) -> None: ...
 

@@ -14,7 +14,11 @@ metrics:
 
 def test_limits_are_read_in_the_metric_s_unit() -> None:
     metrics = Contract.from_yaml(GOOD).metrics
-    assert (metrics["accuracy"].limit, metrics["latency_p95_ms"].limit, metrics["recall[cat]"].limit) == (0.92, 25, None)
+    assert (metrics["accuracy"].limit, metrics["latency_p95_ms"].limit, metrics["recall[cat]"].limit) == (
+        0.92,
+        25,
+        None,
+    )
 
 
 @pytest.mark.parametrize(

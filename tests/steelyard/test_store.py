@@ -21,7 +21,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret-of-this-test", str(root)]
+    command = [
+        "rclone",
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        "key,secret-of-this-test",
+        str(root),
+    ]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     _wait_for(port)
     yield ObjectStore(endpoint=f"http://127.0.0.1:{port}", access_key="key", secret_key="secret-of-this-test")

@@ -1,0 +1,1 @@
+"""KFP wrappers: one file a component; each imports only the standard library and kfp at module level."""

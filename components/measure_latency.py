@@ -1,0 +1,35 @@
+"""measure_latency: all candidates timed on one machine -> complete Scorecards."""
+
+from typing import List
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.BASE, install_kfp_package=False)
+def measure_latency(
+    dataset: Input[Dataset],
+    bundles: Input[List[Model]],
+    scorecards: Input[List[Artifact]],
+    measured: Output[Artifact],
+):
+    """Time all candidates in interleaved rounds and add the times to their Scorecards."""
+    from pathlib import Path
+
+    from components.runtime import task
+    from steelyard.bundle import ModelBundle
+    from steelyard.data.dataset import Dataset as PreparedDataset
+    from steelyard.evaluation.latency import measure_times, with_times
+    from steelyard.evaluation.scorecard import Scorecard
+
+    with task():
+        cards = [Scorecard.read(Path(scorecard.path)) for scorecard in scorecards]
+        alive = {
+            c.candidate: ModelBundle(Path(b.path)) for c, b in zip(cards, bundles, strict=True) if not c.index.failure
+        }
+        times = measure_times(alive, PreparedDataset(Path(dataset.path)))
+        for card in cards:
+            complete = with_times(card, times[card.candidate]) if card.candidate in times else card
+            complete.write(Path(measured.path) / card.candidate)

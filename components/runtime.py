@@ -1,0 +1,72 @@
+"""What every task does at its edge: read the environment, set up logging, and end with one clear line."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steelyard.errors import InputError, SteelyardError
+from steelyard.store import ObjectStore
+
+if TYPE_CHECKING:
+    from steelyard.tracking.tracking import Tracking
+
+LINE_PREFIX = "steelyard: "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The platform around a task."""
+
+    tracking_uri: str
+    store: ObjectStore | None
+
+    @property
+    def tracking(self) -> "Tracking":
+        """A connection to the tracking server."""
+        from steelyard.tracking.tracking import Tracking
+
+        return Tracking(self.tracking_uri)
+
+
+@contextmanager
+def task() -> Iterator[Runtime]:
+    """Run a task's body; a deliberate error becomes one line in the log instead of a traceback.
+
+    Reads MLFLOW_TRACKING_URI, and AWS_ENDPOINT_URL with its two keys. Where STEELYARD_ERROR_FILE is set, the line is
+    also written there, for whoever started the task.
+    """
+    quieten_libraries()
+    _log_plainly()
+    try:
+        yield Runtime(
+            tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
+            store=ObjectStore.from_environment(os.environ),
+        )
+    except SteelyardError as error:
+        logging.getLogger("steelyard").error("error: %s", error)
+        if file := os.environ.get("STEELYARD_ERROR_FILE"):
+            content = {"message": str(error), "input": isinstance(error, InputError)}
+            Path(file).write_text(json.dumps(content), encoding="utf-8")
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from error
+
+
+def _log_plainly() -> None:
+    """Give steelyard's own lines a prefix by which they are told from those of KFP's executor."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{LINE_PREFIX}%(message)s"))
+    logger = logging.getLogger("steelyard")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def quieten_libraries() -> None:
+    """Turn off every library's telemetry."""
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "true")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

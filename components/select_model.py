@@ -1,0 +1,50 @@
+"""select_model: Scorecards + contract -> Selection with its report, and the winner's bundle."""
+
+from typing import List
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Input, Model, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.BASE, install_kfp_package=False)
+def select_model(
+    bundles: Input[List[Model]],
+    measured: Input[Artifact],
+    contract: str,
+    selection: Output[Artifact],
+    winner: Output[Model],
+    report: Output[HTML],
+) -> str:
+    """Name the candidate that serves this client best, or 'none'.
+
+    Args:
+        bundles: of all candidates; the winner's is handed on.
+        measured: their Scorecards, one folder each.
+        contract: evaluation_metrics.yaml as text, or its s3:// address.
+        selection: selection.json, the report and the Scorecards behind it.
+        winner: the winner's bundle; empty where nobody is eligible.
+        report: the report for the Kubeflow UI.
+    """
+    import shutil
+    from pathlib import Path
+
+    from components.runtime import task
+    from steelyard.bundle import ModelBundle, read_failure
+    from steelyard.contract import Contract
+    from steelyard.selection.outcome import write_outcome
+    from steelyard.selection.select import read_scorecards, select
+    from steelyard.store import read_text
+
+    with task() as runtime:
+        scorecards = read_scorecards(Path(measured.path).iterdir())
+        chosen = select(scorecards, Contract.from_yaml(read_text(contract, runtime.store)))
+        write_outcome(chosen, scorecards, Path(selection.path))
+        shutil.copyfile(Path(selection.path) / "report.html", report.path)
+        runtime.tracking.record_selection(chosen, Path(selection.path))
+        Path(winner.path).mkdir(parents=True)
+        for folder in (Path(bundle.path) for bundle in bundles):
+            if not read_failure(folder) and ModelBundle(folder).index.candidate == chosen.winner:
+                shutil.copytree(folder, winner.path, dirs_exist_ok=True)
+        return chosen.winner or "none"

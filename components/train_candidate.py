@@ -1,0 +1,38 @@
+"""train_candidate: one candidate -> ModelBundle, trained or remembered."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+def train_candidate(candidate: dict, dataset: Input[Dataset], bundle: Output[Model]):
+    """Train one candidate, or take it from memory; its own failure is written down and does not fail the task."""
+    from pathlib import Path
+
+    from components.runtime import task
+    from steelyard.bundle import write_failure
+    from steelyard.data.dataset import Dataset as PreparedDataset
+    from steelyard.errors import CandidateFailed
+    from steelyard.params import Candidate
+    from steelyard.training.run_key import run_key
+
+    with task() as runtime:
+        spec, prepared, target = (
+            Candidate.model_validate(candidate),
+            PreparedDataset(Path(dataset.path)),
+            Path(bundle.path),
+        )
+        key, tracking = run_key(spec, prepared), runtime.tracking
+        if tracking.recall(key, spec.name, target):
+            return
+
+        from steelyard.training.export import export
+        from steelyard.training.train import train
+
+        try:
+            with tracking.training(key, spec) as run:
+                run.keep(export(train(spec, prepared, run.observe), spec, prepared, key, target))
+        except CandidateFailed as error:
+            write_failure(target, spec.name, "training", error, key, prepared.ref)

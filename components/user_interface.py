@@ -1,0 +1,22 @@
+"""Scorecard -> what the Kubeflow UI draws."""
+
+from kfp.dsl import ClassificationMetrics, Metrics
+
+from steelyard.evaluation.scorecard import Scorecard
+
+
+def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationMetrics) -> None:
+    """Log the validation metrics, the confusion matrix, and the ROC of the class that is hardest to tell."""
+    index = scorecard.index
+    if index.failure:
+        metrics.metadata["failure"] = index.failure
+        return
+    for name, measured in {**index.validation, **index.model}.items():
+        metrics.log_metric(name, measured.value)
+    classification.log_confusion_matrix(list(index.classes), [list(row) for row in index.confusion["validation"]])
+    if index.roc:
+        hardest = min(index.roc, key=lambda name: index.validation[f"f1[{name}]"].value)
+        curve = index.roc[hardest]
+        classification.log_roc_curve(
+            list(curve.false_positive_rate), list(curve.true_positive_rate), list(curve.threshold)
+        )

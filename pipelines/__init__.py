@@ -1,0 +1,1 @@
+"""Graphs, their resources, the local runner and the command line."""

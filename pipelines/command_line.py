@@ -1,0 +1,221 @@
+"""steelyard: the command line. Each verb parses its words here and does its work elsewhere."""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.images import RELEASE, Images
+from components.runtime import quieten_libraries
+from steelyard import __version__
+from steelyard.errors import InputError, SteelyardError
+
+WINNER, OTHER, WRONG_INPUT, NOBODY = 0, 1, 2, 3
+
+EXIT_CODES = "exit codes: 0 a winner (or done); 2 wrong input; 3 no eligible candidate; 1 anything else"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(words)
+    quieten_libraries()
+    try:
+        return int(options.do(options))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return OTHER
+    except Exception as error:  # the edge: one line for people, the traceback on demand
+        if options.debug:
+            traceback.print_exc()
+        known = isinstance(error, SteelyardError)
+        _say(f"error: {error}" if known else f"error: {type(error).__name__}: {error} (--debug shows where)")
+        return WRONG_INPUT if isinstance(error, InputError) else OTHER
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="steelyard",
+        description="Weigh image models against what a client needs, and serve the one that fits best.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for add in (_add_run, _add_select, _add_report, _add_serve, _add_compile, _add_submit):
+        add(verbs)
+    return parser
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return verb
+
+
+def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "run",
+        "Train, compare, select, register and try out, all on this machine.",
+        "steelyard run examples/digits --json",
+    )
+    verb.add_argument("folder", type=Path, help="holds params.yaml and evaluation_metrics.yaml")
+    verb.add_argument("--output", type=Path, help="where results go (default: FOLDER/.steelyard)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
+    verb.set_defaults(do=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipelines.main_job import run_project
+    from pipelines.project import Project
+
+    project = Project.read(options.folder)
+    output = (options.output or options.folder / ".steelyard").resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    stderr = sys.stderr  # kept: while tasks run, sys.stderr is their log
+
+    def tell(line: str) -> None:
+        stderr.write(line + "\n")
+        stderr.flush()
+
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
+    summary = run_project(project, output, tracking_uri, tell)
+    if options.json:
+        print(json.dumps(summary.as_json(), indent=1))
+    else:
+        print(summary.as_text())
+    return WINNER if summary.winner else NOBODY
+
+
+def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "select",
+        "Choose among candidates that were measured before, without training: a new client's answer in seconds.",
+        "steelyard select --contract new-client.yaml --output build/new-client "
+        "examples/digits/.steelyard/selection/scorecards/*",
+    )
+    verb.add_argument("scorecards", type=Path, nargs="+", metavar="SCORECARD", help="a folder with scorecard.json")
+    verb.add_argument("--contract", type=Path, required=True, help="evaluation_metrics.yaml of the client")
+    verb.add_argument("--output", type=Path, required=True, help="gets selection.json, report.html and the Scorecards")
+    verb.add_argument("--json", action="store_true", help="print selection.json on stdout")
+    verb.set_defaults(do=_select)
+
+
+def _select(options: argparse.Namespace) -> int:
+    from pipelines.project import read_user_file
+    from steelyard.contract import Contract
+    from steelyard.selection.outcome import write_outcome
+    from steelyard.selection.select import read_scorecards, select
+
+    contract = Contract.from_yaml(read_user_file(options.contract), str(options.contract))
+    scorecards = read_scorecards(options.scorecards)
+    selection = select(scorecards, contract)
+    write_outcome(selection, scorecards, options.output)
+    _say(f"report: {options.output / 'report.html'}")
+    print((options.output / "selection.json").read_text(encoding="utf-8") if options.json else selection.why)
+    return WINNER if selection.winner else NOBODY
+
+
+def _add_report(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "report",
+        "Write the report of a selection anew, from its Scorecards.",
+        "steelyard report examples/digits/.steelyard/selection",
+    )
+    verb.add_argument("folder", type=Path, help="what `run` wrote as selection/, or `select` as --output")
+    verb.set_defaults(do=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from steelyard.selection.outcome import renew_report
+
+    print(renew_report(options.folder))
+    return WINNER
+
+
+def _add_serve(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "serve",
+        "Serve the model that `run` selected, with its drift detector, until Ctrl-C.",
+        "steelyard serve examples/digits --port 8080",
+    )
+    verb.add_argument("folder", type=Path, help="the folder given to `run`, or its --output")
+    verb.add_argument("--port", type=int, default=8080, help="HTTP port of the predictor (default: %(default)s)")
+    verb.add_argument("--grpc-port", type=int, default=8081, help="gRPC port (default: %(default)s)")
+    verb.add_argument("--drift-port", type=int, default=9090, help="/report and /metrics (default: %(default)s)")
+    verb.set_defaults(do=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from pipelines.main_job import serve_until_interrupted
+
+    output = options.folder / ".steelyard" if (options.folder / ".steelyard").is_dir() else options.folder
+    serve_until_interrupted(output, options.port, options.grpc_port, options.drift_port, _say)
+    return WINNER
+
+
+def _add_compile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "compile",
+        "Compile the pipeline for a Kubeflow Pipelines backend.",
+        "steelyard compile --output build/pipelines --image-prefix registry.example.com/ml --image-tag 0.1.0",
+    )
+    verb.add_argument("--output", type=Path, default=Path("build/pipelines"), help="folder (default: %(default)s)")
+    verb.add_argument("--image-prefix", default=RELEASE.prefix, help="registry and path (default: %(default)s)")
+    verb.add_argument("--image-tag", default=RELEASE.tag, help="(default: %(default)s)")
+    verb.set_defaults(do=_compile)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from pipelines.compile import compile_all
+
+    for file in compile_all(options.output, Images(prefix=options.image_prefix, tag=options.image_tag)):
+        print(file)
+    return WINNER
+
+
+def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "submit",
+        "Check both files and send a compiled pipeline with them to a Kubeflow Pipelines backend.",
+        "steelyard submit examples/digits --endpoint http://localhost:8888 --wait",
+    )
+    verb.add_argument("folder", type=Path, help="holds params.yaml and evaluation_metrics.yaml")
+    verb.add_argument("--endpoint", help="of the KFP API (default: $KFP_ENDPOINT)")
+    verb.add_argument("--pipeline", type=Path, help="compiled YAML (default: the release's, for CPU nodes)")
+    verb.add_argument("--data", default="", help="s3:// address that takes the place of data.source")
+    verb.add_argument("--no-deploy", action="store_true", help="stop after registration")
+    verb.add_argument("--wait", action="store_true", help="wait for the run's end")
+    verb.set_defaults(do=_submit)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pipelines.project import Project
+    from pipelines.submit import submit
+
+    project = Project.read(options.folder)
+    endpoint = options.endpoint or os.environ.get("KFP_ENDPOINT")
+    if not endpoint:
+        raise InputError("say where the KFP API is: --endpoint URL, or KFP_ENDPOINT")
+    submit(project, endpoint, options.pipeline, options.data, not options.no_deploy, options.wait, _say)
+    return WINNER
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

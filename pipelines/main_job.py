@@ -1,0 +1,117 @@
+"""The main job on this machine: pipeline, then the winner served and put to the test; and `serve` afterwards."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipelines.local import Outcome, run_locally
+from pipelines.pod import free_port, serving_pod
+from pipelines.project import Project
+from pipelines.rehearsal import Rehearsal, rehearse
+from steelyard.errors import InputError
+from steelyard.selection.select import read_scorecards
+from steelyard.selection.selection import Selection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What `steelyard run` answers."""
+
+    winner: str | None
+    utility: float | None
+    why: str
+    report: str
+    trained: list[str]
+    remembered: list[str]
+    failed: list[str]
+    rehearsal: Rehearsal | None
+    seconds: dict[str, float]
+    next_steps: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        content = asdict(self)
+        seen = content.pop("rehearsal") or {}
+        for name in ("offline_accuracy", "http_accuracy", "clean_alarms", "images_to_alarm"):
+            content[name] = seen.get(name)
+        del content["next_steps"]
+        return content
+
+    def as_text(self) -> str:
+        """Return the summary for people."""
+        lines = ["", self.why]
+        for label, names in (("trained", self.trained), ("remembered", self.remembered), ("failed", self.failed)):
+            lines += [f"  {label:<12}{', '.join(names)}"] if names else []
+        if seen := self.rehearsal:
+            alarm = f"after {seen.images_to_alarm} images" if seen.images_to_alarm else "did not come"
+            lines += [
+                f"  {'over HTTP':<12}accuracy {seen.http_accuracy:.4f} on {seen.images} test images; "
+                f"offline {seen.offline_accuracy:.4f}",
+                f"  {'drift':<12}{seen.clean_alarms} alarms on clean images; on corrupted ones the alarm {alarm}",
+            ]
+        lines += [f"  {'took':<12}{self.seconds['total']:.0f} s", f"  {'report':<12}{self.report}", "", "Go on with:"]
+        return "\n".join([*lines, *(f"  {step}" for step in self.next_steps)])
+
+
+def run_project(project: Project, output: Path, tracking_uri: str, tell: Callable[[str], None]) -> Summary:
+    """Do the main job and say what came of it."""
+    started = time.monotonic()
+    outcome = run_locally(project, output, tracking_uri, tell)
+    selection = outcome.selection
+    trained = time.monotonic()
+    rehearsal = _rehearse(outcome, output, selection.client, tell)
+    seconds = outcome.seconds | ({"serve": round(time.monotonic() - trained, 1)} if rehearsal else {})
+    cards = [c.index for c in read_scorecards((outcome.selection_folder / "scorecards").iterdir())]
+    return Summary(
+        winner=selection.winner,
+        utility=selection.utility,
+        why=selection.why,
+        report=str(outcome.selection_folder / "report.html"),
+        trained=[card.candidate for card in cards if not card.remembered and not card.failure],
+        remembered=[card.candidate for card in cards if card.remembered],
+        failed=[card.candidate for card in cards if card.failure],
+        rehearsal=rehearsal,
+        seconds=seconds | {"total": round(time.monotonic() - started, 1)},
+        next_steps=_next_steps(project, output, selection),
+    )
+
+
+def serve_until_interrupted(
+    output: Path, http_port: int, grpc_port: int, drift_port: int, tell: Callable[[str], None]
+) -> None:
+    """Serve the model that was selected into `output`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not (output / "model").is_dir():
+        raise InputError(f"{output}: holds no selected model; run `steelyard run` first")
+    name = Selection.read(output / "selection" / "selection.json").client
+    with serving_pod(output / "model", name, http_port, grpc_port, drift_port, output / "serve.log") as pod:
+        tell(f"model    {pod.predictor_url}/v1/models/{name}:predict and {pod.predictor_url}/v2/models/{name}/infer")
+        tell(f"drift    {pod.detector_url}/report and {pod.detector_url}/metrics")
+        tell("Ctrl-C ends it")
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            tell("ending")
+
+
+def _next_steps(project: Project, output: Path, selection: Selection) -> tuple[str, ...]:
+    serve = (f"steelyard serve {output}",) if selection.winner else ()
+    return (
+        *serve,
+        f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER {output}/selection/scorecards/*",
+        f"kfp --endpoint URL run create -e steelyard -r {selection.client} -f pipelines/compiled/train_and_select.yaml "
+        f'params="$(cat {project.folder}/params.yaml)" contract="$(cat {project.folder}/evaluation_metrics.yaml)"',
+    )
+
+
+def _rehearse(outcome: Outcome, output: Path, client: str, tell: Callable[[str], None]) -> Rehearsal | None:
+    if outcome.model is None:
+        return None
+    tell("serving the winner with its drift detector")
+    with serving_pod(outcome.model.folder, client, free_port(), free_port(), free_port(), output / "serve.log") as pod:
+        return rehearse(pod, outcome.model, outcome.dataset, tell)

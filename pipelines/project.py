@@ -1,0 +1,63 @@
+"""A folder with params.yaml and evaluation_metrics.yaml: what `steelyard run` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from steelyard.contract import Contract
+from steelyard.errors import InvalidFile
+from steelyard.params import Params
+from steelyard.store import is_remote
+
+PARAMS_FILE = "params.yaml"
+CONTRACT_FILE = "evaluation_metrics.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """Both files, as text and parsed, and where the images lie."""
+
+    folder: Path
+    params_text: str
+    contract_text: str
+    params: Params
+    contract: Contract
+    source: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "Project":
+        """Read a folder; a relative `data.source` is taken from that folder.
+
+        Raises:
+            InvalidFile: a file is missing or wrong.
+        """
+        params_text = read_user_file(folder / PARAMS_FILE)
+        contract_text = read_user_file(folder / CONTRACT_FILE)
+        params = Params.from_yaml(params_text, str(folder / PARAMS_FILE))
+        contract = Contract.from_yaml(contract_text, str(folder / CONTRACT_FILE))
+        source = params.data.source
+        if source != "digits" and not is_remote(source):
+            source = str((folder / Path(source).expanduser()).resolve())
+        return cls(
+            folder=folder,
+            params_text=params_text,
+            contract_text=contract_text,
+            params=params,
+            contract=contract,
+            source=source,
+        )
+
+
+def read_user_file(file: Path) -> str:
+    """Return a user's text file.
+
+    Raises:
+        InvalidFile: it is missing, or not text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidFile(file, "there is no such file") from None
+    except UnicodeDecodeError:
+        raise InvalidFile(file, "is not UTF-8 text") from None
+    except OSError as error:
+        raise InvalidFile(file, f"can't be read: {error.strerror}") from None

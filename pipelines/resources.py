@@ -1,0 +1,69 @@
+"""What each task needs of a cluster, for two kinds of nodes; the local runner uses none of it."""
+
+from dataclasses import dataclass
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+
+from components.images import Images
+
+MLFLOW_TRACKING_URI = "http://mlflow.steelyard.svc.cluster.local:5000"
+OBJECT_STORE_ENDPOINT = "http://minio-service.kubeflow.svc.cluster.local:9000"
+OBJECT_STORE_SECRET = "mlpipeline-minio-artifact"  # Kubeflow Pipelines makes it; both of its keys are read below
+ATTEMPTS = 2  # beyond the first, 30 s and then 60 s apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Requests, which are also the limits for memory; the cpu limit lets a task use an idle node."""
+
+    cpu: str
+    cpu_limit: str
+    memory: str
+
+
+NEEDS = {
+    "prepare-data": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
+    "train-candidate": Needs(cpu="2", cpu_limit="4", memory="8Gi"),
+    "evaluate-candidate": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
+    "measure-latency": Needs(cpu="1", cpu_limit="1", memory="2Gi"),  # one core, as the hardware class says
+    "select-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
+    "register-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
+    "deploy-model": Needs(cpu="100m", cpu_limit="500m", memory="512Mi"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kind of node for training."""
+
+    gpus: int = 0
+
+
+PROFILES = {"cpu": Profile(), "gpu": Profile(gpus=1)}
+
+
+def apply_resources(task: PipelineTask, profile: Profile, images: Images) -> None:
+    """Tell the cluster what a task needs.
+
+    KFP's cache is off everywhere: it compares the addresses of artifacts, not their content, so that a changed data
+    set under the same address would be missed. Trainings are remembered by content instead.
+    """
+    needs = NEEDS[task.name]
+    task.set_container_image(images.train if task.name == "train-candidate" else images.base)
+    task.set_cpu_request(needs.cpu).set_cpu_limit(needs.cpu_limit)
+    task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
+    task.set_retry(ATTEMPTS, backoff_duration="30s")
+    task.set_caching_options(False)
+    task.set_env_variable("MLFLOW_TRACKING_URI", MLFLOW_TRACKING_URI)
+    task.set_env_variable("AWS_ENDPOINT_URL", OBJECT_STORE_ENDPOINT)
+    kubernetes.use_secret_as_env(
+        task,
+        secret_name=OBJECT_STORE_SECRET,
+        secret_key_to_env={"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"},
+    )
+    if task.name == "train-candidate":
+        kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")
+        if profile.gpus:
+            task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(profile.gpus)
+            kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")

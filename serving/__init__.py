@@ -1,0 +1,1 @@
+"""What runs beside the client's requests: the predictor and the drift detector."""

@@ -1,0 +1,86 @@
+"""KServe's ModelServer around one ImageModel, with the defects of 0.21 that its options can't mend mended."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from types import FrameType
+
+import kserve  # type: ignore[import-untyped]
+from kserve import model_server
+from kserve.errors import InvalidInput  # type: ignore[import-untyped]
+from kserve.protocol.dataplane import DataPlane  # type: ignore[import-untyped]
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension  # type: ignore[import-untyped]
+
+from serving.predictor.model import ImageModel
+from serving.predictor.routes import Routes
+
+GRACE_S = 15  # for requests under way; with the drain it stays below the 30 s of Kubernetes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Where and how to serve."""
+
+    host: str  # of HTTP; gRPC listens on every address
+    http_port: int
+    grpc_port: int
+    max_body: int  # bytes
+    drain_s: float
+
+
+class Server(kserve.ModelServer):  # type: ignore[misc]
+    """On SIGTERM it first calls itself not ready and answers on, until the endpoints have forgotten this Pod."""
+
+    def __init__(self, model: ImageModel, options: Options) -> None:
+        super().__init__(
+            http_port=options.http_port,
+            grpc_port=options.grpc_port,
+            grace_period=GRACE_S,
+            enable_latency_logging=False,
+        )
+        self.model, self._options = model, options
+        self.dataplane = _DataPlane(self.registered_models, model)
+        self.model_repository_extension = _FixedRepository(self.registered_models)
+        model_server.args.grpc_max_receive_message_length = options.max_body
+        Routes(model, options.max_body).add_to(model_server.app)
+        for name in ("kserve", "kserve.trace"):  # several lines for each request otherwise
+            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("uvicorn.access").propagate = False  # without a handler, uvicorn skips its access log
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        self.start([self.model])
+
+    async def _serve(self) -> None:
+        self._rest_server.config.host = self._options.host
+        uvicorn_server = self._rest_server._server
+        stop, loop = uvicorn_server.handle_exit, asyncio.get_running_loop()
+
+        def drain_then_stop(signal: int, frame: FrameType | None) -> None:
+            delay_s = 0.0 if self.model.draining else self._options.drain_s  # a second signal means now
+            self.model.draining = True
+            loop.call_soon_threadsafe(loop.call_later, delay_s, stop, signal, frame)
+
+        uvicorn_server.handle_exit = drain_then_stop
+        await super()._serve()
+
+
+class _DataPlane(DataPlane):  # type: ignore[misc]
+    """KServe's own says ready whatever the model says."""
+
+    def __init__(self, registry: kserve.ModelRepository, model: ImageModel) -> None:
+        super().__init__(model_registry=registry)
+        self._model = model
+
+    async def ready(self) -> bool:
+        return await self._model.healthy()
+
+
+class _FixedRepository(ModelRepositoryExtension):  # type: ignore[misc]
+    """KServe's own lets anyone unload the model."""
+
+    async def load(self, model_name: str) -> None:
+        raise InvalidInput("the model of this server is fixed; it can't be loaded or unloaded")
+
+    async def unload(self, model_name: str) -> None:
+        raise InvalidInput("the model of this server is fixed; it can't be loaded or unloaded")

@@ -1,0 +1,31 @@
+"""ModelBundle -> an MLflow pyfunc model that carries the bundle and the code that answers from it."""
+
+from pathlib import Path
+
+import steelyard
+from steelyard.bundle import ModelBundle
+
+REQUIREMENTS = ["numpy>=2.1", "pillow>=11", "pydantic>=2.9", "onnxruntime>=1.20"]
+
+
+def save_pyfunc(bundle: ModelBundle, folder: Path) -> None:
+    """Save a model whose input is a column `image` of encoded image bytes (base64 in JSON).
+
+    It answers with a column `label` and one column of probability per class.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    probabilities = [ColSpec("double", name) for name in bundle.index.classes]
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        python_model=str(Path(__file__).with_name("pyfunc.py")),
+        artifacts={"bundle": str(bundle.folder)},
+        code_paths=[str(Path(steelyard.__file__).parent)],
+        pip_requirements=REQUIREMENTS,
+        signature=ModelSignature(
+            inputs=Schema([ColSpec("binary", "image")]),
+            outputs=Schema([ColSpec("string", "label"), *probabilities]),
+        ),
+    )

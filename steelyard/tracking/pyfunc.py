@@ -1,0 +1,37 @@
+"""The code that MLflow runs for a registered model: encoded images in, label and probabilities out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ImageClassifier(PythonModel):  # type: ignore[misc]
+    """A ModelBundle behind MLflow's interface."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Open the bundle that was packed with the model."""
+        from steelyard.bundle import ModelBundle
+
+        self.bundle = ModelBundle(Path(context.artifacts["bundle"]))
+
+    def predict(self, context: PythonModelContext, model_input: "pd.DataFrame") -> "pd.DataFrame":
+        """Classify a column of encoded images."""
+        import pandas as pd
+
+        from steelyard.data.decode import decode
+
+        index = self.bundle.index
+        images_NHWC = np.stack([decode(image, index.input_shape) for image in model_input["image"]])
+        probabilities_NC = self.bundle.predict_all(images_NHWC).probabilities_NC
+        answers = pd.DataFrame(probabilities_NC.astype(np.float64), columns=list(index.classes))
+        answers.insert(0, "label", [index.classes[best] for best in probabilities_NC.argmax(1)])
+        return answers
+
+
+set_model(ImageClassifier())

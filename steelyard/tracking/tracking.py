@@ -1,0 +1,202 @@
+"""What happened, kept in MLflow: each training with its curves and bundle, each choice, each registered model.
+
+The compute code knows nothing of this: trainings are watched through a callback, results are recorded from their
+artifacts.
+"""
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steelyard.artifact import new_folder
+from steelyard.bundle import Epoch, ModelBundle
+from steelyard.errors import ArtifactError, CandidateFailed
+from steelyard.evaluation.scorecard import Measurement, Scorecard
+from steelyard.params import Candidate
+from steelyard.selection.selection import Selection
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "steelyard"
+SQLITE = "sqlite:///"
+LONGEST_TAG = 500
+
+
+class TrainingRun:
+    """One training as it goes on."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self._client, self._run_id = client, run_id
+
+    def observe(self, epoch: Epoch) -> None:
+        """Record one epoch's figures as points of the training curves."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        figures = epoch.model_dump(exclude={"epoch"})
+        points = [Metric(name, value, now_ms, epoch.epoch) for name, value in figures.items()]
+        self._client.log_batch(self._run_id, metrics=points)
+
+    def keep(self, bundle: ModelBundle) -> None:
+        """Record the bundle, from which the training will be remembered."""
+        self._client.log_artifacts(self._run_id, str(bundle.folder), "bundle")
+
+
+class Tracking:
+    """A tracking server, or the sqlite file that stands for one on a laptop."""
+
+    def __init__(self, uri: str) -> None:
+        """Connect.
+
+        Args:
+            uri: http://... of a server, or sqlite:///FILE, beside which artifacts are kept in `mlartifacts`.
+        """
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._experiment = _experiment(self._client, uri)
+
+    def recall(self, run_key: str, candidate: str, folder: Path) -> ModelBundle | None:
+        """Fetch a bundle that was trained before into `folder`, under the name it has now; None if there is none."""
+        run_id = self._training_run(run_key)
+        if run_id is None:
+            return None
+        with tempfile.TemporaryDirectory() as temporary, new_folder(folder) as partial:
+            self._client.download_artifacts(run_id, "bundle", temporary)
+            shutil.copytree(Path(temporary) / "bundle", partial, dirs_exist_ok=True)
+            try:
+                bundle = ModelBundle(partial)
+                bundle.verify()
+            except ArtifactError as error:
+                log.warning("%s: the remembered training is damaged, training anew: %s", candidate, error)
+                return None
+            index = bundle.index.model_copy(update={"candidate": candidate, "remembered": True})
+            index.write(partial / "bundle.json")
+        return ModelBundle(folder)
+
+    @contextmanager
+    def training(self, run_key: str, candidate: Candidate) -> Iterator[TrainingRun]:
+        """Record a training from its first epoch to its bundle or its failure."""
+        run_id = self._start(candidate.name, {"stage": "training", "run_key": run_key})
+        self._log_params(run_id, candidate.training.model_dump() | {"model": candidate.model_spec()})
+        try:
+            yield TrainingRun(self._client, run_id)
+        except BaseException as error:
+            if isinstance(error, CandidateFailed):
+                self._client.set_tag(run_id, "failure", str(error)[:LONGEST_TAG])
+            self._client.set_terminated(run_id, "FAILED")
+            raise
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def record_scorecard(self, scorecard: Scorecard, folder: Path) -> None:
+        """Add what was measured to the run of the training."""
+        run_id = self._training_run(scorecard.index.run_key)
+        if run_id is None:
+            return
+        index = scorecard.index
+        for group, measured in (("validation", index.validation), ("test", index.test), ("model", index.model)):
+            self._log_measurements(run_id, group, measured)
+        self._client.log_artifacts(run_id, str(folder), "scorecard")
+
+    def record_selection(self, selection: Selection, folder: Path) -> None:
+        """Record a choice with its report."""
+        tags = {"stage": "selection", "client": selection.client, "winner": selection.winner or "none"}
+        run_id = self._start(f"select {selection.client}", tags)
+        self._log_params(run_id, {"contract": selection.contract})
+        self._log_measurements(run_id, "test", selection.test)
+        if selection.utility is not None:
+            self._client.log_metric(run_id, "utility", selection.utility)
+        for name in ("selection.json", "report.html"):
+            self._client.log_artifact(run_id, str(folder / name))
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def register(self, client: str, bundle: ModelBundle) -> int:
+        """Register a packed bundle as a model named after the client, and point `challenger` at it.
+
+        The registered model is a pyfunc that takes encoded images and carries the code that answers. Registering the
+        same training for the same client again changes nothing.
+
+        Returns:
+            The version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        from steelyard.tracking.packaging import save_pyfunc
+
+        try:
+            self._client.create_registered_model(client)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        key = bundle.index.run_key
+        for known in self._client.search_model_versions(f"name = '{client}'"):
+            if known.tags.get("run_key") == key:
+                self._client.set_registered_model_alias(client, "challenger", known.version)
+                return int(known.version)
+        run_id = self._start(f"register {bundle.index.candidate}", {"stage": "registration", "client": client})
+        with tempfile.TemporaryDirectory() as temporary:
+            save_pyfunc(bundle, Path(temporary) / "model")
+            self._client.log_artifacts(run_id, str(Path(temporary) / "model"), "model")
+        self._client.set_terminated(run_id, "FINISHED")
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
+        tags = {"run_key": key, "candidate": bundle.index.candidate}
+        version = self._client.create_model_version(client, source, run_id=run_id, tags=tags)
+        self._client.set_registered_model_alias(client, "challenger", version.version)
+        return int(version.version)
+
+    def promote(self, client: str, version: int) -> None:
+        """Point `champion` at a version: it is serving now."""
+        self._client.set_registered_model_alias(client, "champion", str(version))
+
+    def _training_run(self, run_key: str) -> str | None:
+        found = self._client.search_runs(
+            [self._experiment],
+            f"tags.run_key = '{run_key}' and tags.stage = 'training' and attributes.status = 'FINISHED'",
+            max_results=1,
+        )
+        return str(found[0].info.run_id) if found else None
+
+    def _start(self, name: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, tags=dict(tags), run_name=name).info.run_id)
+
+    def _log_params(self, run_id: str, values: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)) for name, value in values.items()]
+        self._client.log_batch(run_id, params=params)
+
+    def _log_measurements(self, run_id: str, group: str, measured: Mapping[str, Measurement]) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        points = [Metric(f"{group}/{_mlflow_name(name)}", m.value, now_ms, 0) for name, m in measured.items()]
+        self._client.log_batch(run_id, metrics=points)
+
+
+def _mlflow_name(metric: str) -> str:
+    """MLflow takes no brackets in names: recall[cat] becomes recall/cat."""
+    cleaned = metric.replace("[", "/").replace("]", "")
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in cleaned)
+
+
+def _experiment(client: "MlflowClient", uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(EXPERIMENT)
+    if known is None:
+        beside = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" if uri.startswith(SQLITE) else None
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=str(beside) if beside else None))
+        except MlflowException as error:  # another task was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            known = client.get_experiment_by_name(EXPERIMENT)
+    return str(known.experiment_id)

@@ -1,0 +1,145 @@
+"""Each component as a plain function, in the order of the graph, on real artifacts."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from kfp import dsl
+
+from components.deploy_model import deploy_model
+from components.evaluate_candidate import evaluate_candidate
+from components.measure_latency import measure_latency
+from components.prepare_data import prepare_data
+from components.register_model import register_model
+from components.select_model import select_model
+from components.train_candidate import train_candidate
+from steelyard.bundle import ModelBundle, read_failure
+from steelyard.data.dataset import Dataset
+from steelyard.drift.profile import ReferenceProfile
+from steelyard.evaluation.scorecard import Scorecard
+from steelyard.params import Candidate
+from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
+
+
+@pytest.fixture(autouse=True)
+def platform(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+
+
+def _at(path: Path) -> SimpleNamespace:
+    return SimpleNamespace(path=str(path), uri=str(path), metadata={})
+
+
+def _evaluate(bundle: Path, dataset: Dataset, target: Path) -> dsl.ClassificationMetrics:
+    metrics, classification = dsl.Metrics(uri=str(target)), dsl.ClassificationMetrics(uri=str(target))
+    evaluate_candidate.python_func(_at(bundle), _at(dataset.folder), _at(target), metrics, classification)
+    return classification
+
+
+def test_prepare_data_returns_the_candidates_without_nulls(tmp_path: Path) -> None:
+    candidates = prepare_data.python_func(params=SMALL_PARAMS, data="", dataset=_at(tmp_path / "dataset"))
+    assert [candidate["name"] for candidate in candidates] == ["one-layer", "small-cnn"]
+    assert "null" not in json.dumps(candidates)
+    assert len(Dataset(tmp_path / "dataset").index.classes) == 10
+
+
+def test_wrong_input_ends_a_task_with_one_line_and_leaves_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STEELYARD_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit) as ended:
+        prepare_data.python_func(params=SMALL_PARAMS, data="/nowhere", dataset=_at(tmp_path / "dataset"))
+    assert ended.value.code == 2
+    assert "error: data.source: '/nowhere'" in capsys.readouterr().err
+    assert json.loads((tmp_path / "error.json").read_text())["input"] is True
+
+
+def test_a_candidate_is_trained_once_and_then_remembered(
+    candidate: Candidate, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = candidate.model_dump(mode="json", exclude_none=True)
+    for folder in ("first", "second"):
+        train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / folder))
+    first, second = ModelBundle(tmp_path / "first").index, ModelBundle(tmp_path / "second").index
+    assert (first.remembered, second.remembered) == (False, True)
+    assert first.files == second.files
+
+
+def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
+    candidate: Candidate, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = candidate.model_dump(mode="json", exclude_none=True)
+    spec["training"]["learning_rate"] = 1e30
+    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "bundle"))
+    failure = read_failure(tmp_path / "bundle")
+    assert failure is not None
+    assert "the loss became" in failure.reason
+    _evaluate(tmp_path / "bundle", dataset, tmp_path / "card")
+    assert "the loss became" in str(Scorecard.read(tmp_path / "card").index.failure)
+
+
+def test_from_bundles_to_a_registered_model(bundle: ModelBundle, dataset: Dataset, tmp_path: Path) -> None:
+    classification = _evaluate(bundle.folder, dataset, tmp_path / "card")
+    assert len(classification.metadata["confusionMatrix"]["rows"]) == 10
+    assert classification.metadata["confidenceMetrics"]
+    measure_latency.python_func(
+        dataset=_at(dataset.folder),
+        bundles=[_at(bundle.folder)],
+        scorecards=[_at(tmp_path / "card")],
+        measured=_at(tmp_path / "measured"),
+    )
+    winner = select_model.python_func(
+        bundles=[_at(bundle.folder)],
+        measured=_at(tmp_path / "measured"),
+        contract=SMALL_CONTRACT,
+        selection=_at(tmp_path / "selection"),
+        winner=_at(tmp_path / "winner"),
+        report=_at(tmp_path / "report.html"),
+    )
+    assert winner == "one-layer"
+    assert (tmp_path / "report.html").read_text().count("one-layer")
+    version = register_model.python_func(
+        winner=_at(tmp_path / "winner"),
+        dataset=_at(dataset.folder),
+        selection=_at(tmp_path / "selection"),
+        model=_at(tmp_path / "model"),
+    )
+    assert version == 1
+    packed = ModelBundle(tmp_path / "model")
+    packed.verify()
+    assert {"reference.json", "reference.npz", "MODEL_CARD.md"} <= set(packed.index.files)
+    assert ReferenceProfile.read(packed.folder).index.model_sha256 == packed.index.files["1/model.onnx"]
+
+
+def test_nobody_eligible_hands_on_an_empty_winner(bundle: ModelBundle, dataset: Dataset, tmp_path: Path) -> None:
+    _evaluate(bundle.folder, dataset, tmp_path / "measured" / "one-layer")
+    winner = select_model.python_func(
+        bundles=[_at(bundle.folder)],
+        measured=_at(tmp_path / "measured"),
+        contract="client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1, must: '>= 0.9999'}}",
+        selection=_at(tmp_path / "selection"),
+        winner=_at(tmp_path / "winner"),
+        report=_at(tmp_path / "report.html"),
+    )
+    assert winner == "none"
+    assert list((tmp_path / "winner").iterdir()) == []
+
+
+def test_every_component_imports_only_kfp_and_the_standard_library_at_module_level() -> None:
+    components = (
+        prepare_data,
+        train_candidate,
+        evaluate_candidate,
+        measure_latency,
+        select_model,
+        register_model,
+        deploy_model,
+    )
+    for component in components:
+        source = Path(component.python_func.__code__.co_filename).read_text()
+        modules = {
+            line.split()[1].partition(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
+        }
+        assert modules <= {"typing", "kfp", "components"}, component.name
+        assert len(source.splitlines()) <= 60, component.name

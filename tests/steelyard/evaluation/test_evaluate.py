@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steelyard.bundle import ModelBundle, read_failure, write_failure
+from steelyard.data.dataset import Dataset
+from steelyard.errors import ArtifactError, TrainingDiverged
+from steelyard.evaluation.evaluate import evaluate, failed_scorecard
+from steelyard.evaluation.latency import IMAGES_PER_ROUND, ROUNDS, measure_times, with_times
+from steelyard.evaluation.scorecard import Scorecard
+
+
+@pytest.fixture(scope="module")
+def scorecard(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
+    return evaluate(bundle, dataset)
+
+
+def test_a_scorecard_tells_what_the_onnx_file_answers(
+    scorecard: Scorecard, bundle: ModelBundle, dataset: Dataset
+) -> None:
+    answers_N = bundle.predict_all(dataset.images_NHWC("test")).probabilities_NC.argmax(1)
+    assert scorecard.index.test["accuracy"].value == pytest.approx((answers_N == dataset.labels_N("test")).mean())
+    assert scorecard.index.test["accuracy"].value > 0.8
+    assert scorecard.index.model["parameters"].value == 8 * 8 * 32 + 32 + 32 * 10 + 10
+    assert scorecard.index.model["model_size_mib"].value == pytest.approx(bundle.model_path.stat().st_size / 2**20)
+
+
+def test_a_scorecard_survives_the_disk(scorecard: Scorecard, tmp_path: Path) -> None:
+    scorecard.write(tmp_path / "card")
+    again = Scorecard.read(tmp_path / "card")
+    assert again.index == scorecard.index
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(again.outputs[split].probabilities_NC, scorecard.outputs[split].probabilities_NC)
+
+
+def test_times_are_measured_in_rounds_and_bounded(scorecard: Scorecard, bundle: ModelBundle, dataset: Dataset) -> None:
+    times = measure_times({"a": bundle, "b": bundle}, dataset)
+    assert times["a"].latency_ms_RS.shape == (ROUNDS, IMAGES_PER_ROUND)
+    assert all((t.latency_ms_RS > 0).all() and (t.throughput_R > 0).all() for t in times.values())
+    model = with_times(scorecard, times["a"]).index.model
+    assert model["latency_p50_ms"].value <= model["latency_p95_ms"].value <= model["latency_p95_ms"].bound
+    assert model["throughput_images_per_s"].bound <= model["throughput_images_per_s"].value
+
+
+def test_a_failed_candidate_has_a_scorecard_that_says_why(dataset: Dataset, tmp_path: Path) -> None:
+    write_failure(tmp_path / "bundle", "bad", "training", TrainingDiverged("the loss became nan"), "key", dataset.ref)
+    failure = read_failure(tmp_path / "bundle")
+    assert failure is not None
+    failed_scorecard(failure, dataset).write(tmp_path / "card")
+    assert Scorecard.read(tmp_path / "card").index.failure == "training: the loss became nan"
+
+
+def test_a_scorecard_can_t_lead_out_of_its_folder(scorecard: Scorecard, tmp_path: Path) -> None:
+    scorecard.write(tmp_path / "card")
+    file = tmp_path / "card" / "scorecard.json"
+    file.write_text(file.read_text().replace('"one-layer"', '"../elsewhere"'))
+    with pytest.raises(ArtifactError, match="candidate: a candidate's name has"):
+        Scorecard.read(tmp_path / "card")
+
+
+def test_answers_that_do_not_fit_the_classes_are_refused(scorecard: Scorecard, tmp_path: Path) -> None:
+    scorecard.write(tmp_path / "card")
+    np.savez(tmp_path / "card" / "outputs.npz", validation_probabilities=np.ones((3, 2)), validation_labels=np.zeros(3))
+    with pytest.raises(
+        ArtifactError, match=r"validation_probabilities has shape \(3, 2\), not \(3 labels, 10 classes\)"
+    ):
+        Scorecard.read(tmp_path / "card")

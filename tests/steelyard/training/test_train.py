@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from steelyard.bundle import WEIGHTS_FILE, Epoch, ModelBundle, sha256
+from steelyard.data.dataset import Dataset
+from steelyard.errors import ExportDiffers, TrainingDiverged
+from steelyard.params import Candidate, Training
+from steelyard.training import export as exporting
+from steelyard.training.export import export
+from steelyard.training.run_key import run_key
+from steelyard.training.train import _batches, train
+
+
+def _with(candidate: Candidate, **recipe: object) -> Candidate:
+    return candidate.model_copy(update={"training": Training.model_validate({"epochs": 2, "batch_size": 64, **recipe})})
+
+
+def test_training_learns_and_is_watched(candidate: Candidate, dataset: Dataset) -> None:
+    seen: list[Epoch] = []
+    trained = train(_with(candidate, epochs=6, learning_rate=0.01), dataset, seen.append)
+    assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4, 5, 6]
+    assert tuple(seen) == trained.history
+    assert seen[-1].validation_accuracy > 0.9 > seen[0].validation_accuracy
+    assert trained.best_epoch == min(seen, key=lambda epoch: epoch.validation_loss).epoch
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(candidate: Candidate, dataset: Dataset) -> None:
+    first, again, other = (
+        train(_with(candidate, seed=seed), dataset, lambda epoch: None).model.state_dict() for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_loss_that_leaves_the_numbers_ends_the_candidate(candidate: Candidate, dataset: Dataset) -> None:
+    with pytest.raises(TrainingDiverged, match=r"the loss became (nan|inf) in epoch \d+; try a lower learning_rate"):
+        train(_with(candidate, learning_rate=1e30), dataset, lambda epoch: None)
+
+
+def test_a_bundle_answers_like_the_network_for_any_batch(bundle: ModelBundle, dataset: Dataset) -> None:
+    images_NHWC = np.array(dataset.images_NHWC("test"))
+    whole = bundle.predict_all(images_NHWC)
+    single = bundle.predict(images_NHWC[:1])
+    assert whole.embedding_ND.shape == (len(images_NHWC), bundle.index.embedding_size)
+    np.testing.assert_allclose(single.probabilities_NC[0], whole.probabilities_NC[0], atol=1e-5)
+    np.testing.assert_allclose(whole.probabilities_NC.sum(1), 1, atol=1e-5)
+    bundle.verify()
+    assert sum(
+        tensor.numel() for name, tensor in load_file(bundle.folder / WEIGHTS_FILE).items() if "network" in name
+    ) == (bundle.index.parameters)
+
+
+def test_an_export_that_answers_otherwise_is_refused(
+    candidate: Candidate, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(ExportDiffers, match="torch and ONNX Runtime differ by"):
+        export(train(candidate, dataset, lambda epoch: None), candidate, dataset, "key", tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_run_key_holds_what_decides_the_weights_and_nothing_else(candidate: Candidate, dataset: Dataset) -> None:
+    key = run_key(candidate, dataset)
+    assert run_key(candidate.model_copy(update={"name": "renamed"}), dataset) == key
+    assert run_key(_with(candidate, seed=7), dataset) != key
+    assert run_key(Candidate.model_validate({"name": "x", "arch": "resnet18"}), dataset) != key
+
+
+@pytest.mark.parametrize(("images", "size"), [(64, 64), (65, 64), (129, 64), (1, 64), (130, 64), (3, 1)])
+def test_every_image_is_in_one_batch_and_none_is_alone(images: int, size: int) -> None:
+    batches = list(_batches(np.arange(images), size))
+    assert np.concatenate(batches).tolist() == list(range(images))
+    assert size == 1 or images == 1 or min(map(len, batches)) > 1
+
+
+def test_the_weights_file_is_covered_by_its_checksum(bundle: ModelBundle) -> None:
+    assert bundle.index.files[WEIGHTS_FILE] == sha256(bundle.folder / WEIGHTS_FILE)
