@@ -13,7 +13,7 @@ def evaluate_candidate(
     scorecard: Output[Artifact],
     metrics: Output[Metrics],
     classification: Output[ClassificationMetrics],
-):
+) -> None:
     """Measure a candidate on validation and test from its ONNX file; a failed one gets a Scorecard that says why."""
     from pathlib import Path
 
@@ -23,10 +23,9 @@ def evaluate_candidate(
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.evaluation.evaluate import evaluate, failed_scorecard
 
-    with task() as runtime:
+    with task():
         prepared, folder = PreparedDataset(Path(dataset.path)), Path(bundle.path)
         failure = read_failure(folder)
         measured = failed_scorecard(failure, prepared) if failure else evaluate(ModelBundle(folder), prepared)
         measured.write(Path(scorecard.path))
         show(measured, metrics, classification)
-        runtime.tracking.record_scorecard(measured, Path(scorecard.path))

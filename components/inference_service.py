@@ -120,7 +120,7 @@ def why_not_ready(manifest: Manifest, api: Api) -> str:
 def connect() -> Api:
     """Connect as kubectl would, or else as the account of the pod that this runs in."""
     try:
-        from kubernetes import client, config  # type: ignore[import-untyped]
+        from kubernetes import client, config
     except ImportError:
         raise MissingExtra("kubernetes", "pipeline") from None
     try:
@@ -146,7 +146,7 @@ def _path(manifest: Manifest) -> str:
 def _request(
     api: Api, method: str, path: str, query: Sequence[tuple[str, str]] = (), body: Manifest | None = None
 ) -> Any:
-    from kubernetes.client import ApiException  # type: ignore[import-untyped]
+    from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
     headers = {"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"}

@@ -14,7 +14,7 @@ def measure_latency(
     bundles: Input[List[Model]],
     scorecards: Input[List[Artifact]],
     measured: Output[Artifact],
-):
+) -> None:
     """Time all candidates in interleaved rounds and add the times to their Scorecards."""
     from pathlib import Path
 

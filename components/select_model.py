@@ -42,7 +42,7 @@ def select_model(
         chosen = select(scorecards, Contract.from_yaml(read_text(contract, runtime.store)))
         write_outcome(chosen, scorecards, Path(selection.path))
         shutil.copyfile(Path(selection.path) / "report.html", report.path)
-        runtime.tracking.record_selection(chosen, Path(selection.path))
+        runtime.tracking.record_selection(chosen, scorecards, Path(selection.path))
         Path(winner.path).mkdir(parents=True)
         for folder in (Path(bundle.path) for bundle in bundles):
             if not read_failure(folder) and ModelBundle(folder).index.candidate == chosen.winner:

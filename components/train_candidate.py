@@ -7,7 +7,7 @@ from components import images
 
 
 @dsl.component(base_image=images.TRAIN, install_kfp_package=False)
-def train_candidate(candidate: dict, dataset: Input[Dataset], bundle: Output[Model]):
+def train_candidate(candidate: dict, dataset: Input[Dataset], bundle: Output[Model]) -> None:
     """Train one candidate, or take it from memory; its own failure is written down and does not fail the task."""
     from pathlib import Path
 

@@ -80,6 +80,7 @@ def _run(options: argparse.Namespace) -> int:
     from pipelines.project import Project
 
     project = Project.read(options.folder)
+    project.check_images()
     output = (options.output or options.folder / ".steelyard").resolve()
     output.mkdir(parents=True, exist_ok=True)
     stderr = sys.stderr  # kept: while tasks run, sys.stderr is their log

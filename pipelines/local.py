@@ -136,7 +136,7 @@ class _Log(io.TextIOBase):
     """Keeps all that the local runner prints, passes on the tasks' own lines, and times the stages."""
 
     file: io.TextIOWrapper
-    tell: Callable[[str], None]
+    pass_on: Callable[[str], None]
     _spans: dict[str, _Span] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pending: dict[int, str] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class _Log(io.TextIOBase):
         self.file.flush()
         _, prefix, said = line.partition(LINE_PREFIX)
         if prefix:
-            self.tell(said)
+            self.pass_on(said)
         elif match := self._TASK.search(line):
             now = time.monotonic()
             span = self._spans.setdefault(match[2].replace("-", "_"), _Span(now, now))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard.contract import Contract
+from steelyard.data.dataset import SPLITS
+from steelyard.data.sources import check_classes, list_items
 from steelyard.errors import InvalidFile
 from steelyard.params import Params
 from steelyard.store import is_remote
@@ -45,6 +47,17 @@ class Project:
             contract=contract,
             source=source,
         )
+
+    def check_images(self) -> None:
+        """Look for the images and their classes, before work begins that needs both.
+
+        Raises:
+            SourceError: the images are missing, or can't be split.
+            InvalidFile: the contract names a class that there is not.
+        """
+        if not is_remote(self.source):
+            classes = check_classes(list_items(self.source), least=len(SPLITS))
+            self.contract.check_classes(classes, str(self.folder / CONTRACT_FILE))
 
 
 def read_user_file(file: Path) -> str:

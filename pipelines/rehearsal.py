@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import urllib3
@@ -24,6 +25,7 @@ BATCH = 10
 DETECTOR_CATCHES_UP_WITHIN_S = 30.0
 
 Labels = list[str]
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,26 +100,26 @@ def _png(image_HWC: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _report(pod: Pod, after: int) -> dict[str, object]:
+def _report(pod: Pod, after: int) -> Answer:
     """Return the detector's report once it has seen as many images as were sent: the tap does not wait for it."""
     deadline = time.monotonic() + DETECTOR_CATCHES_UP_WITHIN_S
     while time.monotonic() < deadline:
-        report: dict[str, object] = _request("GET", f"{pod.detector_url}/report", None)
-        if int(str(report["samples"])) >= after:
+        report = _request("GET", f"{pod.detector_url}/report", None)
+        if report["samples"] >= after:
             return report
         time.sleep(0.02)
     raise SteelyardError(f"the drift detector saw {report['samples']} of {after} images")
 
 
-def _alarms(report: dict[str, object]) -> list[int]:
-    return [int(alarm["after_samples"]) for alarm in report["alarms"]]  # type: ignore[attr-defined]
+def _alarms(report: Answer) -> list[int]:
+    return [int(alarm["after_samples"]) for alarm in report["alarms"]]
 
 
-def _request(method: str, url: str, body: object) -> dict[str, object]:
+def _request(method: str, url: str, body: object) -> Answer:
     response = urllib3.request(method, url, body=json.dumps(body) if body else None, timeout=30.0, retries=False)
     if response.status != 200:
         raise SteelyardError(f"{url} answered {response.status}: {response.data.decode(errors='replace')[:300]}")
-    content: dict[str, object] = response.json()
+    content: Answer = response.json()
     return content
 
 

@@ -1,11 +1,13 @@
 """evaluation_metrics.yaml -> Contract: what matters to one client."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from steelyard.metrics import known_names, metric
+from steelyard.errors import InvalidFile
+from steelyard.metrics import class_of, known_names, metric
 from steelyard.yaml_file import Strict, nearest, parse
 
 _LIMIT = re.compile(r"(>=|<=)\s*([0-9.eE+-]+)")
@@ -64,6 +66,18 @@ class Contract(Strict):
             InvalidFile: names the key and what is wrong with it.
         """
         return parse(text, cls, file)
+
+    def check_classes(self, classes: Sequence[str], file: str = "contract") -> None:
+        """Refuse a metric of a class that the data do not have.
+
+        Raises:
+            InvalidFile: names the metric.
+        """
+        for name in self.metrics:
+            label = class_of(name)
+            if label is not None and label not in classes:
+                problem = f"there is no class {label!r}{nearest(label, list(classes))}"
+                raise InvalidFile(file, problem, f"metrics.{name}")
 
     @model_validator(mode="after")
     def _is_usable(self) -> Self:

@@ -55,6 +55,12 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def class_of(name: str) -> str | None:
+    """Return the class that a per-class metric is about, or None."""
+    match = _PER_CLASS_NAME.fullmatch(name)
+    return match[2] if match else None
+
+
 def known_names() -> list[str]:
     """Return every name that a contract may use, per-class ones with CLASS as a placeholder."""
     return [*METRICS, *(f"{name}[CLASS]" for name in PER_CLASS)]

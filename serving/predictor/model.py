@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import kserve  # type: ignore[import-untyped]
+import kserve
 import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse
-from kserve.errors import InvalidInput  # type: ignore[import-untyped]
+from kserve.errors import InvalidInput
 from numpy.typing import NDArray
 
 from serving.predictor import v1, v2

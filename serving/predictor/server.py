@@ -5,11 +5,11 @@ import logging
 from dataclasses import dataclass
 from types import FrameType
 
-import kserve  # type: ignore[import-untyped]
+import kserve
 from kserve import model_server
-from kserve.errors import InvalidInput  # type: ignore[import-untyped]
-from kserve.protocol.dataplane import DataPlane  # type: ignore[import-untyped]
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension  # type: ignore[import-untyped]
+from kserve.errors import InvalidInput
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from serving.predictor.model import ImageModel
 from serving.predictor.routes import Routes

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from steelyard.artifact import new_folder
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined, Split
-from steelyard.data.sources import Item, Shape, list_items
+from steelyard.data.sources import Item, Shape, check_classes, list_items
 from steelyard.errors import SourceError, UnreadableImage
 from steelyard.params import Data
 from steelyard.params import Split as Shares
@@ -43,7 +42,7 @@ def prepare(data: Data, task: str, folder: Path, source: str | None = None) -> D
         images_NHWC = open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(items), *shape))
         kept, quarantined = _decode(items, shape, images_NHWC)
         _refuse_too_many(quarantined, len(items), data.max_quarantined)
-        classes = _classes([item.label for item in items], kept)
+        classes = check_classes((items[i] for i in kept), least=len(SPLITS))
         labels_N = np.array([classes.index(items[i].label) for i in kept], np.int64)
         digests = [_digest(images_NHWC[i], items[i].label) for i in kept]
         assigned = _assign(digests, labels_N, data.split)
@@ -88,19 +87,6 @@ def _refuse_too_many(quarantined: Sequence[Quarantined], total: int, allowed: fl
             f"data.max_quarantined: {len(quarantined)} of {total} images are unreadable, more than the allowed "
             f"share of {allowed:g}; the first: {first.path}: {first.reason}"
         )
-
-
-def _classes(labels: Sequence[str], kept: Sequence[int]) -> list[str]:
-    counts = Counter(labels[i] for i in kept)
-    for label in labels:
-        if counts[label] < len(SPLITS):
-            raise SourceError(
-                f"data.source: class {label!r} has {counts[label]} usable image(s); "
-                f"train, validation and test need at least one each"
-            )
-    if len(counts) < 2:
-        raise SourceError("data.source: holds one class only; there is nothing to tell apart")
-    return sorted(counts)
 
 
 def _assign(digests: Sequence[str], labels_N: NDArray[np.int64], shares: Shares) -> dict[Split, list[int]]:

@@ -1,7 +1,9 @@
 """Where images come from: each source lists its items; nothing is decoded until an item is read."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,23 @@ def list_items(source: str) -> list[Item]:
     return items
 
 
+def check_classes(items: Iterable[Item], least: int) -> list[str]:
+    """Return the classes, sorted.
+
+    Raises:
+        SourceError: there is but one, or one has fewer than `least` images.
+    """
+    counts = Counter(item.label for item in items)
+    if len(counts) < 2:
+        raise SourceError("data.source: holds one class only; there is nothing to tell apart")
+    label, fewest = min(counts.items(), key=lambda entry: entry[1])
+    if fewest < least:
+        raise SourceError(
+            f"data.source: class {label!r} has {fewest} usable image(s); train, validation and test need one each"
+        )
+    return sorted(counts)
+
+
 def _digits() -> Iterator[Item]:
     """The 1,797 handwritten digits of 8x8 pixels that ship with scikit-learn (UCI, Alpaydin & Kaynak 1998)."""
     from sklearn.datasets import load_digits
@@ -49,7 +68,7 @@ def _digits() -> Iterator[Item]:
     bunch = load_digits()
     images_NHWC = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     for number, (image_HWC, label) in enumerate(zip(images_NHWC, bunch.target, strict=True)):
-        yield Item(f"digits/{number}", str(label), lambda shape, image_HWC=image_HWC: resize(image_HWC, shape))
+        yield Item(f"digits/{number}", str(label), partial(resize, image_HWC))
 
 
 def _class_folders(folder: Path) -> Iterator[Item]:

@@ -168,7 +168,7 @@ def _fit(train: Samples, labels_N: NDArray[np.int64]) -> tuple[NDArray[np.float3
 
 def _principal(embedding_ND: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the directions of most variance; none for a constant embedding."""
-    from scipy.linalg import eigh  # type: ignore[import-untyped]
+    from scipy.linalg import eigh
 
     centered_ND = embedding_ND - embedding_ND.mean(axis=0)
     size = embedding_ND.shape[1]

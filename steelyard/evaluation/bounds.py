@@ -81,7 +81,8 @@ def _posterior(outputs: SplitOutputs, classes: Sequence[str], seed: int) -> dict
     matrix = confusion(outputs)
     random = np.random.default_rng(seed)
     actual_C = matrix.sum(1)
-    true, predicted = [], np.zeros((RESAMPLES, len(classes)))
+    true: list[Floats] = []
+    predicted = np.zeros((RESAMPLES, len(classes)))
     for row, images in zip(matrix, actual_C, strict=True):
         share_BC = random.dirichlet(row + 1 / len(classes) ** 2, RESAMPLES) * images
         true.append(share_BC[:, len(true)])

@@ -12,12 +12,10 @@ from steelyard.evaluation.metrics import Floats
 from steelyard.evaluation.scorecard import Measurement, Scorecard
 from steelyard.metrics import metric
 from steelyard.selection.selection import Ranked, Rejected, Selection, Violation
-from steelyard.selection.sensitivity import smallest_flip, winner_of
+from steelyard.selection.sensitivity import Cost, smallest_flip, winner_of
 from steelyard.selection.uncertainty import loss_bounds, probability_best, resampled_utilities
 from steelyard.selection.utility import desirability, weight_shares
 from steelyard.selection.why import in_words, why_nobody, why_this_one
-
-Cost = tuple[float, float, str]
 
 
 def select(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0) -> Selection:
@@ -41,7 +39,8 @@ def select(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0) -
     shares = weight_shares(contract)
     costs = [_cost(scorecard) for scorecard in eligible]
     worth_KM = np.array([_desirabilities(scorecard, contract) for scorecard in eligible])
-    ranking, winner, flip = (), None, None
+    ranking: tuple[Ranked, ...] = ()
+    winner, flip = None, None
     if eligible:
         ranking = _rank(eligible, worth_KM, contract, seed)
         winner = eligible[winner_of(worth_KM @ list(shares.values()), costs, contract.epsilon)]
@@ -125,9 +124,12 @@ def _rank(eligible: Sequence[Scorecard], worth_KM: Floats, contract: Contract, s
     utilities_K = worth_KM @ np.array(list(shares.values()))
     leader = winner_of(utilities_K, [_cost(scorecard) for scorecard in eligible], 0.0)
     resampled_BK = resampled_utilities(eligible, contract, seed)
-    sure = resampled_BK is not None
-    best = probability_best(utilities_K, resampled_BK, seed) if sure else [None] * len(eligible)
-    losses = loss_bounds(resampled_BK, leader) if sure else [None] * len(eligible)
+    if resampled_BK is None:
+        best: list[float | None] = [None] * len(eligible)
+        losses: list[float | None] = best
+    else:
+        best = [*probability_best(utilities_K, resampled_BK, seed)]
+        losses = [*loss_bounds(resampled_BK, leader)]
     ranked = [
         Ranked(
             candidate=scorecard.candidate,

@@ -7,9 +7,11 @@ import numpy as np
 from steelyard.evaluation.metrics import Floats
 from steelyard.selection.selection import Flip
 
+Cost = tuple[float, float, str]  # ms per image, MiB, name: what decides between tied candidates, lowest first
+
 
 def smallest_flip(
-    names: Sequence[str], costs: Sequence[object], desirability_KM: Floats, shares: dict[str, float], epsilon: float
+    names: Sequence[str], costs: Sequence[Cost], desirability_KM: Floats, shares: dict[str, float], epsilon: float
 ) -> Flip | None:
     """Find the smallest change of weights that changes the winner.
 
@@ -32,7 +34,7 @@ def smallest_flip(
     for rival in range(len(names)):
         if rival == winner:
             continue
-        if costs[rival] < costs[winner]:  # type: ignore[operator]
+        if costs[rival] < costs[winner]:
             rows, least = desirability_KM[rival] - desirability_KM, -epsilon
         else:
             rows, least = (desirability_KM[rival] - desirability_KM[winner])[None], epsilon
@@ -46,10 +48,10 @@ def smallest_flip(
     return Flip(to=names[to], change=change, weights=dict(zip(shares, flipped_M.tolist(), strict=True)))
 
 
-def winner_of(utilities_K: Floats, costs: Sequence[object], epsilon: float) -> int:
+def winner_of(utilities_K: Floats, costs: Sequence[Cost], epsilon: float) -> int:
     """Return the cheapest of those whose utility is at most epsilon below the highest."""
     tied = np.flatnonzero(utilities_K >= utilities_K.max() - epsilon)
-    return int(min(tied, key=lambda candidate: costs[candidate]))  # type: ignore[arg-type, return-value]
+    return min(map(int, tied), key=costs.__getitem__)
 
 
 def _nearest_weights(weights_M: Floats, rows: Floats, least: float) -> tuple[float, Floats] | None:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,18 +96,16 @@ class Tracking:
             raise
         self._client.set_terminated(run_id, "FINISHED")
 
-    def record_scorecard(self, scorecard: Scorecard, folder: Path) -> None:
-        """Add what was measured to the run of the training."""
-        run_id = self._training_run(scorecard.index.run_key)
-        if run_id is None:
-            return
-        index = scorecard.index
-        for group, measured in (("validation", index.validation), ("test", index.test), ("model", index.model)):
-            self._log_measurements(run_id, group, measured)
-        self._client.log_artifacts(run_id, str(folder), "scorecard")
+    def record_selection(self, selection: Selection, scorecards: Sequence[Scorecard], folder: Path) -> None:
+        """Record a choice with its report, and each Scorecard with the training that it measured.
 
-    def record_selection(self, selection: Selection, folder: Path) -> None:
-        """Record a choice with its report."""
+        Args:
+            selection: the choice.
+            scorecards: among which it was made.
+            folder: where `write_outcome` wrote both.
+        """
+        for scorecard in scorecards:
+            self._record_scorecard(scorecard, folder / "scorecards" / scorecard.candidate)
         tags = {"stage": "selection", "client": selection.client, "winner": selection.winner or "none"}
         run_id = self._start(f"select {selection.client}", tags)
         self._log_params(run_id, {"contract": selection.contract})
@@ -155,6 +153,15 @@ class Tracking:
     def promote(self, client: str, version: int) -> None:
         """Point `champion` at a version: it is serving now."""
         self._client.set_registered_model_alias(client, "champion", str(version))
+
+    def _record_scorecard(self, scorecard: Scorecard, folder: Path) -> None:
+        run_id = self._training_run(scorecard.index.run_key)
+        if run_id is None:  # it failed, or was trained elsewhere
+            return
+        index = scorecard.index
+        for group, measured in (("validation", index.validation), ("test", index.test), ("model", index.model)):
+            self._log_measurements(run_id, group, measured)
+        self._client.log_artifacts(run_id, str(folder), "scorecard")
 
     def _training_run(self, run_key: str) -> str | None:
         found = self._client.search_runs(

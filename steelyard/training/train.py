@@ -113,7 +113,7 @@ def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch
             if not math.isfinite(loss.item()):
                 raise TrainingDiverged(f"the loss became {loss.item()} in epoch {number}; try a lower learning_rate")
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         validation = _evaluate(model, dataset, device)

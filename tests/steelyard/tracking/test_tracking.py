@@ -18,10 +18,13 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from steelyard.bundle import Epoch, ModelBundle
+from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
 from steelyard.errors import TrainingDiverged
 from steelyard.evaluation.evaluate import evaluate
 from steelyard.params import Candidate
+from steelyard.selection.outcome import write_outcome
+from steelyard.selection.select import select
 from steelyard.tracking.tracking import Tracking
 
 KEY = "0123456789abcdef"
@@ -70,10 +73,14 @@ def test_parameters_curves_and_measurements_are_tracked(
     tracking_uri: str, trained: ModelBundle, dataset: Dataset, tmp_path: Path
 ) -> None:
     scorecard = evaluate(trained, dataset)
-    scorecard.write(tmp_path / "card")
-    Tracking(tracking_uri).record_scorecard(scorecard, tmp_path / "card")
+    contract = Contract.from_yaml("client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1}}")
+    selection = select([scorecard], contract)
+    write_outcome(selection, [scorecard], tmp_path / "selection")
+    Tracking(tracking_uri).record_selection(selection, [scorecard], tmp_path / "selection")
     client = MlflowClient(tracking_uri=tracking_uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
+    chosen, run = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
+    assert {item.path for item in client.list_artifacts(chosen.info.run_id)} == {"selection.json", "report.html"}
+    assert chosen.data.tags["winner"] == trained.index.candidate
     assert run.data.params["learning_rate"] == "0.01"
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [
         (1, 2),

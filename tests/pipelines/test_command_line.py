@@ -1,0 +1,149 @@
+"""The commands as a user calls them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.command_line import main
+from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
+
+FAILING = """
+  reckless: {layers: [{flatten: true}, {dense: 32}], training: {learning_rate: 1.0e+30}}
+"""
+
+
+def _steelyard(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipelines", *map(str, words)]
+    environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "params.yaml").write_text(SMALL_PARAMS + FAILING.lstrip("\n"))
+    (folder / "evaluation_metrics.yaml").write_text(SMALL_CONTRACT)
+    (folder / ".steelyard").mkdir()
+    shutil.copyfile(migrated_database, folder / ".steelyard" / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_run(project: Path) -> "subprocess.CompletedProcess[str]":
+    return _steelyard("run", project, "--json")
+
+
+def test_run_does_the_main_job_and_prints_one_json_object(
+    project: Path, first_run: "subprocess.CompletedProcess[str]"
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    answer = json.loads(first_run.stdout)
+    assert answer["winner"] in ("one-layer", "small-cnn")
+    assert answer["winner"] in answer["why"]
+    assert sorted(answer["trained"]) == ["one-layer", "small-cnn"]
+    assert (answer["remembered"], answer["failed"]) == ([], ["reckless"])
+    assert 0 < answer["utility"] <= 1
+    assert answer["http_accuracy"] == answer["offline_accuracy"] > 0.7
+    assert answer["clean_alarms"] == 0
+    assert 0 < answer["images_to_alarm"] <= 450
+    assert {"prepare_data", "train_candidate", "measure_latency", "select_model", "serve"} <= answer["seconds"].keys()
+    report = Path(answer["report"]).read_text()
+    assert "the loss became" in report
+    assert "epoch 2 of 2" in first_run.stderr, "progress is visible"
+
+
+def test_another_client_is_answered_from_the_scorecards_alone(
+    project: Path, first_run: "subprocess.CompletedProcess[str]", tmp_path: Path
+) -> None:
+    assert first_run.returncode == 0
+    contract = tmp_path / "other.yaml"
+    contract.write_text("client: other\nmetrics: {parameters: {weight: 1, worst: 1000000, ideal: 100}}")
+    cards = sorted((project / ".steelyard" / "selection" / "scorecards").iterdir())
+    answer = _steelyard("select", "--contract", contract, "--output", tmp_path / "out", "--json", *cards)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["winner"] == "small-cnn"
+    (tmp_path / "out" / "report.html").unlink()
+    assert _steelyard("report", tmp_path / "out").returncode == 0
+    assert "small-cnn" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_second_run_trains_nothing_and_nobody_eligible_is_exit_code_3_with_report_and_json(
+    project: Path, first_run: "subprocess.CompletedProcess[str]"
+) -> None:
+    assert first_run.returncode == 0
+    (project / "evaluation_metrics.yaml").write_text(SMALL_CONTRACT.replace(">= 0.6", ">= 0.9999"))
+    ended = _steelyard("run", project, "--json")
+    assert ended.returncode == 3, ended.stderr
+    answer = json.loads(ended.stdout)
+    assert (answer["trained"], sorted(answer["remembered"])) == ([], ["one-layer", "small-cnn"])
+    assert (answer["winner"], answer["utility"], answer["http_accuracy"]) == (None, None, None)
+    assert "Nobody is eligible" in Path(answer["report"]).read_text()
+    assert not (project / ".steelyard" / "model").exists()
+
+
+def _edit(file: str, wrong: str, right: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert wrong in text
+        (folder / file).write_text(text.replace(wrong, right))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda folder: (folder / "params.yaml").unlink(), r"params.yaml: there is no such file"),
+        (lambda folder: (folder / "params.yaml").write_bytes(b"\xff\xfe\x00"), "params.yaml: is not UTF-8 text"),
+        (lambda folder: (folder / "params.yaml").write_text("- a"), "params.yaml: must be a mapping"),
+        (_edit("params.yaml", "image_size", "imagesize"), "params.yaml: data.imagesize: unknown key; did you mean"),
+        (_edit("params.yaml", "{pool: 2}", "{pool: 20}"), "candidates.small-cnn.layers.1 (pool): cannot pool"),
+        (_edit("params.yaml", "source: digits", "source: ./nowhere"), "data.source: "),
+        (_edit("evaluation_metrics.yaml", "accuracy", "acuracy"), "metrics.acuracy: unknown metric; did you mean"),
+        (_edit("evaluation_metrics.yaml", "client: acme", "client: ACME Ltd"), "client: must be a DNS label"),
+        (_edit("evaluation_metrics.yaml", "accuracy:", "recall[eleven]:"), "recall[eleven]"),
+    ],
+)
+def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(
+    tmp_path: Path, damage: Callable[[Path], None], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(SMALL_PARAMS)
+    (tmp_path / "evaluation_metrics.yaml").write_text(SMALL_CONTRACT)
+    damage(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", str(tmp_path), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["run", "compile", "submit", "select", "serve", "report"])
+def test_every_verb_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"steelyard {verb}" in text.partition("example:")[2]
+
+
+def test_a_source_on_this_machine_is_not_submitted_to_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(SMALL_PARAMS.replace("source: digits", "source: ."))
+    (tmp_path / "evaluation_metrics.yaml").write_text(SMALL_CONTRACT)
+    assert main(["submit", str(tmp_path), "--endpoint", "http://127.0.0.1:1"]) == 2
+    assert "lies on this machine" in capsys.readouterr().err
