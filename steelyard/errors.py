@@ -12,7 +12,7 @@ SteelyardError
 │   ├── OutOfDeviceMemory
 │   └── ExportDiffers
 ├── UnreadableImage            bytes that are no image; its text is one short reason
-├── EmptyWindow                a drift statistic over no samples
+├── StoreError                 the object store refused or does not answer; a retry may help
 └── MissingExtra               an optional part is not installed
 """
 
@@ -76,8 +76,8 @@ class UnreadableImage(SteelyardError):
     """Bytes that can't be decoded as an image; the text is one short reason."""
 
 
-class EmptyWindow(SteelyardError):
-    """A drift statistic was asked of no samples."""
+class StoreError(SteelyardError):
+    """The object store refused, or does not answer; a retry may help."""
 
 
 class MissingExtra(SteelyardError):

@@ -1,13 +1,14 @@
 """Bytes from a local path or from s3://; the only user of the minio client."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from steelyard.errors import SourceError
+from steelyard.errors import SourceError, StoreError
 
 if TYPE_CHECKING:
     from minio import Minio
@@ -44,35 +45,31 @@ class ObjectStore:
         """Return one object as UTF-8 text.
 
         Raises:
-            SourceError: there is no such object.
+            SourceError: there is no such object, or it is not text.
+            StoreError: the store refused, or does not answer.
         """
-        from minio.error import S3Error
-
         bucket, key = _bucket_and_key(address)
-        try:
+        with _one_line(address):
             response = self._client().get_object(bucket, key)
             try:
                 return bytes(response.read()).decode()
+            except UnicodeDecodeError:
+                raise SourceError(f"{address}: is not UTF-8 text") from None
             finally:
                 response.close()
                 response.release_conn()
-        except S3Error as error:
-            raise SourceError(f"{address}: {error.code}") from None
-        except UnicodeDecodeError:
-            raise SourceError(f"{address}: is not UTF-8 text") from None
 
     def download(self, address: str, folder: Path) -> None:
         """Copy every object below a prefix into a folder.
 
         Raises:
             SourceError: there is no such bucket, or nothing below the prefix.
+            StoreError: the store refused, or does not answer.
         """
-        from minio.error import S3Error
-
         bucket, prefix = _bucket_and_key(address)
         prefix = prefix.rstrip("/") + "/" if prefix else ""
         client, count = self._client(), 0
-        try:
+        with _one_line(address):
             for entry in client.list_objects(bucket, prefix=prefix, recursive=True):
                 name = str(entry.object_name)
                 target = (folder / name.removeprefix(prefix)).resolve()
@@ -80,8 +77,6 @@ class ObjectStore:
                     continue
                 client.fget_object(bucket, name, str(target))
                 count += 1
-        except S3Error as error:
-            raise SourceError(f"{address}: {error.code}") from None
         if not count:
             raise SourceError(f"{address}: holds no objects")
         log.info("downloaded %d objects from %s", count, address)
@@ -96,6 +91,20 @@ class ObjectStore:
             secret_key=self.secret_key,
             secure=parts.scheme == "https",
         )
+
+
+@contextmanager
+def _one_line(address: str) -> Iterator[None]:
+    """Turn the client's errors into ours; what is missing is the user's mistake, all else the store's."""
+    from minio.error import MinioException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (MinioException, HTTPError) as error:
+        said = " ".join(str(error).split())  # the client takes some stores' XML for something else: look at the text
+        missing = "NoSuchBucket" in said or "NoSuchKey" in said
+        raise (SourceError if missing else StoreError)(f"{address}: {said}") from None
 
 
 def read_text(text_or_address: str, store: ObjectStore | None) -> str:

@@ -2,13 +2,14 @@
 
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from steelyard.errors import SourceError
+from steelyard.errors import SourceError, StoreError
 from steelyard.store import ObjectStore, local_copy, read_text
 
 
@@ -22,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        "rclone",
+        str(Path(sys.executable).with_name("rclone")),
         "serve",
         "s3",
         "--addr",
@@ -65,8 +66,14 @@ def test_a_missing_prefix_is_one_clear_line(store: ObjectStore, tmp_path: Path, 
 
 def test_a_wrong_key_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     stranger = ObjectStore(endpoint=store.endpoint, access_key="key", secret_key="wrong")
-    with pytest.raises(SourceError):
+    with pytest.raises(StoreError, match="SignatureDoesNotMatch"):
         stranger.download("s3://bucket/images", tmp_path)
+
+
+def test_a_store_that_does_not_answer_is_no_mistake_of_the_user_s(tmp_path: Path) -> None:
+    nobody = ObjectStore(endpoint="http://127.0.0.1:9", access_key="key", secret_key="any")
+    with pytest.raises(StoreError, match="s3://bucket/images: "):
+        nobody.download("s3://bucket/images", tmp_path)
 
 
 def test_an_address_without_a_store_says_what_to_set(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Against a real MLflow database."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -125,7 +126,8 @@ def model_server(tracking_uri: str, trained: ModelBundle, tmp_path: Path) -> Ite
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/acme/1", "--env-manager", "local"]
-    environ = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri, "PYTHONPATH": ""}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # mlflow looks for uvicorn there
+    environ = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri, "PYTHONPATH": "", "PATH": path}
     with (tmp_path / "serve.log").open("wb") as log:
         server = subprocess.Popen(
             [*command, "-p", str(port)], env=environ, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
@@ -134,7 +136,8 @@ def model_server(tracking_uri: str, trained: ModelBundle, tmp_path: Path) -> Ite
             _wait_for(f"http://127.0.0.1:{port}/ping", server)
             yield f"http://127.0.0.1:{port}/invocations"
         finally:
-            os.killpg(server.pid, 15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 15)
             server.wait(20)
 
 
