@@ -29,11 +29,11 @@ type: $(INSTALLED)  ## strict types
 	@$(BIN)/mypy
 
 compile: $(INSTALLED)  ## pipelines for a registry and tag into build/pipelines; without them the committed ones
-	@$(BIN)/steelyard compile --output $(if $(filter command line,$(origin IMAGE_PREFIX) $(origin IMAGE_TAG)),build/pipelines,pipelines/compiled) \
+	@$(BIN)/steelyard compile --output $(if $(filter command environment,$(origin IMAGE_PREFIX) $(origin IMAGE_TAG)),build/pipelines,pipelines/compiled) \
 		--image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
 
 manifests: $(INSTALLED)  ## Kubernetes manifests likewise, into build/manifests or manifests/rendered
-	@$(BIN)/python manifests/render.py --output $(if $(filter command line,$(origin IMAGE_PREFIX) $(origin IMAGE_TAG)),build/manifests,manifests/rendered) \
+	@$(BIN)/python manifests/render.py --output $(if $(filter command environment,$(origin IMAGE_PREFIX) $(origin IMAGE_TAG)),build/manifests,manifests/rendered) \
 		--image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
 
 images:  ## all container images, with docker

@@ -19,16 +19,15 @@ def measure_latency(
     from pathlib import Path
 
     from components.runtime import task
-    from steelyard.bundle import ModelBundle
+    from steelyard.bundle import ModelBundle, read_failure
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.evaluation.latency import measure_times, with_times
     from steelyard.evaluation.scorecard import Scorecard
 
     with task():
         cards = [Scorecard.read(Path(scorecard.path)) for scorecard in scorecards]
-        alive = {
-            c.candidate: ModelBundle(Path(b.path)) for c, b in zip(cards, bundles, strict=True) if not c.index.failure
-        }
+        opened = [ModelBundle(folder) for b in bundles if not read_failure(folder := Path(b.path))]
+        alive = {bundle.index.candidate: bundle for bundle in opened}
         times = measure_times(alive, PreparedDataset(Path(dataset.path)))
         for card in cards:
             complete = with_times(card, times[card.candidate]) if card.candidate in times else card

@@ -77,12 +77,12 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def _run(options: argparse.Namespace) -> int:
     from pipelines.main_job import run_project
+    from pipelines.output import claimed
     from pipelines.project import Project
 
     project = Project.read(options.folder)
     project.check_images()
     output = (options.output or options.folder / ".steelyard").resolve()
-    output.mkdir(parents=True, exist_ok=True)
     stderr = sys.stderr  # kept: while tasks run, sys.stderr is their log
 
     def tell(line: str) -> None:
@@ -90,7 +90,8 @@ def _run(options: argparse.Namespace) -> int:
         stderr.flush()
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
-    summary = run_project(project, output, tracking_uri, tell)
+    with claimed(output):
+        summary = run_project(project, output, tracking_uri, tell)
     if options.json:
         print(json.dumps(summary.as_json(), indent=1))
     else:
@@ -114,11 +115,13 @@ def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _select(options: argparse.Namespace) -> int:
+    from pipelines.output import refuse_foreign_files
     from pipelines.project import read_user_file
     from steelyard.contract import Contract
     from steelyard.selection.outcome import write_outcome
     from steelyard.selection.select import read_scorecards, select
 
+    refuse_foreign_files(options.output)
     contract = Contract.from_yaml(read_user_file(options.contract), str(options.contract))
     scorecards = read_scorecards(options.scorecards)
     selection = select(scorecards, contract)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.runtime import LINE_PREFIX
-from pipelines.project import Project
+from pipelines.project import PARAMS_FILE, Project
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
-from steelyard.errors import InputError, SteelyardError
+from steelyard.errors import InputError, InvalidFile, SteelyardError
 from steelyard.selection.selection import Selection
 
 AT_ONCE = 2  # tasks of a loop that kfp.local runs side by side
@@ -65,7 +65,7 @@ def run_locally(project: Project, output: Path, tracking_uri: str, tell: Callabl
         try:
             _run(project, root, log)
         except RuntimeError as error:
-            raise _reason(error_file, output / "run.log") from error
+            raise _reason(error_file, project, output / "run.log") from error
     finished = next(root.glob("train-and-select-*"))
     return _collect(finished, output, log.seconds)
 
@@ -102,13 +102,20 @@ def _collect(finished: Path, output: Path, seconds: dict[str, float]) -> Outcome
     )
 
 
-def _reason(error_file: Path, log: Path) -> SteelyardError:
+def _reason(error_file: Path, project: Project, log: Path) -> SteelyardError:
     """Return the failed task's own sentence, or where to look for one."""
     try:
         content = json.loads(error_file.read_bytes())
     except FileNotFoundError:
         return SteelyardError(f"a task failed unexpectedly; its traceback is in {log}")
-    return InputError(content["message"]) if content["input"] else SteelyardError(content["message"])
+    if not content["input"]:
+        return SteelyardError(content["message"])
+    about_the_images = content["message"].startswith("data.")
+    return (
+        InvalidFile(project.folder / PARAMS_FILE, content["message"])
+        if about_the_images
+        else InputError(content["message"])
+    )
 
 
 @contextlib.contextmanager

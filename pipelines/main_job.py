@@ -1,5 +1,6 @@
 """The main job on this machine: pipeline, then the winner served and put to the test; and `serve` afterwards."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -94,18 +95,20 @@ def serve_until_interrupted(
         tell("Ctrl-C ends it")
         try:
             while True:
-                time.sleep(3600)
+                pod.check()
+                time.sleep(0.5)
         except KeyboardInterrupt:
             tell("ending")
 
 
 def _next_steps(project: Project, output: Path, selection: Selection) -> tuple[str, ...]:
-    serve = (f"steelyard serve {output}",) if selection.winner else ()
+    folder, quoted = shlex.quote(str(project.folder)), shlex.quote(str(output))
+    serve = (f"steelyard serve {quoted}",) if selection.winner else ()
     return (
         *serve,
-        f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER {output}/selection/scorecards/*",
+        f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER {quoted}/selection/scorecards/*",
         f"kfp --endpoint URL run create -e steelyard -r {selection.client} -f pipelines/compiled/train_and_select.yaml "
-        f'params="$(cat {project.folder}/params.yaml)" contract="$(cat {project.folder}/evaluation_metrics.yaml)"',
+        f'params="$(cat {folder}/params.yaml)" contract="$(cat {folder}/evaluation_metrics.yaml)"',
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import urllib3
 
-from steelyard.errors import SteelyardError
+from steelyard.errors import InputError, SteelyardError
 
 READY_WITHIN_S = 60.0
 ENDS_WITHIN_S = 15.0
@@ -25,6 +25,13 @@ class Pod:
     name: str
     predictor_url: str
     detector_url: str
+    processes: tuple["subprocess.Popen[bytes]", ...]
+
+    def check(self) -> None:
+        """Raise SteelyardError if a process has ended."""
+        for process in self.processes:
+            if process.poll() is not None:
+                raise SteelyardError(f"the model server or its drift detector ended with {process.returncode}")
 
 
 @contextlib.contextmanager
@@ -42,6 +49,8 @@ def serving_pod(model: Path, name: str, http_port: int, grpc_port: int, drift_po
     Raises:
         SteelyardError: a process ended or did not become ready.
     """
+    for port in (http_port, grpc_port, drift_port):
+        _refuse_taken(port)
     with contextlib.ExitStack() as stack:
         short = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))  # a socket's path has at most 107 bytes
         output = stack.enter_context(log.open("w", encoding="utf-8"))
@@ -49,20 +58,18 @@ def serving_pod(model: Path, name: str, http_port: int, grpc_port: int, drift_po
         detector = ["--socket", f"{short}/drift.sock", "--http-port", str(drift_port)]
         predictor = ["--name", name, "--http-port", str(http_port), "--grpc-port", str(grpc_port)]
         predictor += ["--drift-socket", f"{short}/drift.sock", "--host", "127.0.0.1", "--drain-s", "0"]
-        pod = Pod(
-            name=name,
-            predictor_url=f"http://127.0.0.1:{http_port}",
-            detector_url=f"http://127.0.0.1:{drift_port}",
-        )
+        predictor_url, detector_url = f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{drift_port}"
+        processes = []
         for module, arguments, ready in (
-            ("serving.drift_detector", detector, f"{pod.detector_url}/healthz"),
-            ("serving.predictor", predictor, f"{pod.predictor_url}/v2/models/{name}/ready"),
+            ("serving.drift_detector", detector, f"{detector_url}/healthz"),
+            ("serving.predictor", predictor, f"{predictor_url}/v2/models/{name}/ready"),
         ):
             command = [sys.executable, "-m", module, *common, *arguments]
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             stack.callback(_end, process)
             _wait(module, process, ready, log)
-        yield pod
+            processes.append(process)
+        yield Pod(name=name, predictor_url=predictor_url, detector_url=detector_url, processes=tuple(processes))
 
 
 def free_port() -> int:
@@ -70,6 +77,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise InputError(f"port {port} is taken; --help names the options for other ports")
 
 
 def _wait(module: str, process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

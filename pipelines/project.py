@@ -6,7 +6,7 @@ from pathlib import Path
 from steelyard.contract import Contract
 from steelyard.data.dataset import SPLITS
 from steelyard.data.sources import check_classes, list_items
-from steelyard.errors import InvalidFile
+from steelyard.errors import InvalidFile, SourceError
 from steelyard.params import Params
 from steelyard.store import is_remote
 
@@ -52,12 +52,15 @@ class Project:
         """Look for the images and their classes, before work begins that needs both.
 
         Raises:
-            SourceError: the images are missing, or can't be split.
-            InvalidFile: the contract names a class that there is not.
+            InvalidFile: the images are missing or can't be split, or the contract names a class that there is not.
         """
-        if not is_remote(self.source):
-            classes = check_classes(list_items(self.source), least=len(SPLITS))
-            self.contract.check_classes(classes, str(self.folder / CONTRACT_FILE))
+        if is_remote(self.source):
+            return
+        try:
+            classes = check_classes((item.label for item in list_items(self.source)), least=len(SPLITS))
+        except SourceError as error:
+            raise InvalidFile(self.folder / PARAMS_FILE, str(error)) from None
+        self.contract.check_classes(classes, str(self.folder / CONTRACT_FILE))
 
 
 def read_user_file(file: Path) -> str:

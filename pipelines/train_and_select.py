@@ -34,7 +34,7 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
     def train_and_select(
         params: str, contract: str, data: str = "", deploy: bool = True, namespace: str = "steelyard"
     ) -> None:
-        prepared = on_cluster(prepare_data(params=params, data=data))
+        prepared = on_cluster(prepare_data(params=params, contract=contract, data=data))
         dataset = prepared.outputs["dataset"]
         with dsl.ParallelFor(prepared.outputs["Output"], name="candidates") as candidate:
             trained = on_cluster(train_candidate(candidate=candidate, dataset=dataset))

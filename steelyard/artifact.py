@@ -19,8 +19,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
 def _is_a_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError("a candidate's name has a-z, 0-9, '.', '_' and '-', and at most 63 of them")
+    if not _NAME.fullmatch(name) or name == "none":
+        raise ValueError("a candidate's name has a-z, 0-9, '.', '_' and '-', at most 63 of them, and is not 'none'")
     return name
 
 
@@ -52,9 +52,9 @@ class Index(Record):
         try:
             content = json.loads(file.read_bytes())
             version = str(content["schema_version"])
-        except FileNotFoundError:
-            raise ArtifactError(f"{file.parent}: holds no {file.name}") from None
-        except (ValueError, TypeError, KeyError):
+        except OSError:
+            raise ArtifactError(f"{file.parent}: holds no readable {file.name}") from None
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise ArtifactError(f"{file}: is not a JSON object with a schema_version") from None
         if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
             raise ArtifactError(f"{file}: schema_version {version} is not known here; this is {SCHEMA_VERSION}")
@@ -69,6 +69,7 @@ class Index(Record):
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` once the block has ended well."""
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -90,6 +90,8 @@ class ModelBundle:
         Raises:
             ArtifactError: a file is missing or was changed.
         """
+        if MODEL_FILE not in self.index.files:
+            raise ArtifactError(f"{self.folder}: bundle.json has no checksum of {MODEL_FILE}")
         for name, expected in self.index.files.items():
             path = self.folder / name
             if not path.is_file() or sha256(path) != expected:

@@ -1,5 +1,6 @@
 """evaluation_metrics.yaml -> Contract: what matters to one client."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Annotated, Self
@@ -102,5 +103,10 @@ def _check(name: str, preference: Preference) -> None:
         raise ValueError(f"metrics.{name}: {better} is better, so ideal must be {better} than worst")
     if read.scale == "log" and not (preference.worst > 0 and preference.ideal > 0):
         raise ValueError(f"metrics.{name}: worst and ideal must be above 0")
+    values = (preference.worst, preference.ideal, preference.limit or 0.0)
+    if not all(math.isfinite(number) and number >= 0 for number in values):
+        raise ValueError(f"metrics.{name}.must: must be a finite number of at least 0")
+    if read.unit == "fraction" and max(values) > 1:
+        raise ValueError(f"metrics.{name}: is a fraction, so worst, ideal and must are at most 1 (95 % is 0.95)")
     if preference.must and preference.must.startswith(">=") != read.higher_is_better:
         raise ValueError(f"metrics.{name}.must: use {'>=' if read.higher_is_better else '<='} for this metric")

@@ -55,6 +55,12 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def is_known(name: str) -> bool:
+    """Whether there is such a metric."""
+    match = _PER_CLASS_NAME.fullmatch(name)
+    return match[1] in PER_CLASS if match else name in METRICS
+
+
 def class_of(name: str) -> str | None:
     """Return the class that a per-class metric is about, or None."""
     match = _PER_CLASS_NAME.fullmatch(name)

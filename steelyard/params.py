@@ -102,13 +102,7 @@ class Params(Strict):
         candidates, common = content.get("candidates"), content.get("training") or {}
         if not isinstance(candidates, dict) or not isinstance(common, dict):
             return content
-        resolved = {
-            name: {**own, "name": name, "training": {**common, **own_recipe}}
-            if isinstance(own, dict) and isinstance(own_recipe := own.get("training") or {}, dict)
-            else own
-            for name, own in candidates.items()
-        }
-        return {**content, "candidates": resolved}
+        return {**content, "candidates": {name: _resolved(name, own, common) for name, own in candidates.items()}}
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Self:
@@ -120,3 +114,12 @@ class Params(Strict):
                 except ValueError as error:
                     raise ValueError(f"candidates.{name}.layers.{error}") from None
         return self
+
+
+def _resolved(name: str, own: Any, common: dict[str, Any]) -> Any:
+    if not isinstance(own, dict):
+        return own
+    if "name" in own:
+        raise ValueError(f"candidates.{name}.name: unknown key; a candidate's name is the key above it")
+    recipe = own.get("training") or {}
+    return {**own, "name": name, "training": {**common, **recipe} if isinstance(recipe, dict) else recipe}

@@ -35,6 +35,8 @@ def parse(text: str, model: type[Value], file: str) -> Value:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InvalidFile(file, _yaml_problem(error)) from None
+    except RecursionError:
+        raise InvalidFile(file, "is nested too deeply") from None
     if not isinstance(content, dict):
         raise InvalidFile(file, "must be a mapping of keys to values")
     try:
@@ -57,6 +59,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ def prepare(data: Data, task: str, folder: Path, source: str | None = None) -> D
         images_NHWC = open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(items), *shape))
         kept, quarantined = _decode(items, shape, images_NHWC)
         _refuse_too_many(quarantined, len(items), data.max_quarantined)
-        classes = check_classes((items[i] for i in kept), least=len(SPLITS))
-        labels_N = np.array([classes.index(items[i].label) for i in kept], np.int64)
         digests = [_digest(images_NHWC[i], items[i].label) for i in kept]
+        distinct = dict(zip(digests, (items[i].label for i in kept), strict=True))
+        classes = check_classes(distinct.values(), least=len(SPLITS))
+        labels_N = np.array([classes.index(items[i].label) for i in kept], np.int64)
         assigned = _assign(digests, labels_N, data.split)
         for split, members in assigned.items():
             _write_split(partial / split, images_NHWC, np.array(kept)[members], labels_N[members])
@@ -90,17 +92,24 @@ def _refuse_too_many(quarantined: Sequence[Quarantined], total: int, allowed: fl
 
 
 def _assign(digests: Sequence[str], labels_N: NDArray[np.int64], shares: Shares) -> dict[Split, list[int]]:
-    """Return the members of each split, each in an order that depends on pixels and seed alone."""
+    """Return the members of each split, each in an order that depends on pixels and seed alone.
+
+    The shares are taken of the distinct images of each class, so that equal images stay together.
+    """
     assigned: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    order = sorted(range(len(digests)), key=lambda i: hashlib.sha256(f"{shares.seed}:{digests[i]}".encode()).digest())
+    rank = [hashlib.sha256(f"{shares.seed}:{digest}".encode()).digest() for digest in digests]
     for label in range(int(labels_N.max()) + 1):
-        members = [i for i in order if labels_N[i] == label]
-        test = max(1, round(len(members) * shares.test))
-        validation = max(1, min(round(len(members) * shares.validation), len(members) - test - 1))
-        assigned["test"] += members[:test]
-        assigned["validation"] += members[test : test + validation]
-        assigned["train"] += members[test + validation :]
-    rank = {i: position for position, i in enumerate(order)}
+        members = sorted(np.flatnonzero(labels_N == label).tolist(), key=rank.__getitem__)
+        groups = [list(equal) for _, equal in groupby(members, key=digests.__getitem__)]
+        test = max(1, min(round(len(groups) * shares.test), len(groups) - 2))
+        validation = max(1, min(round(len(groups) * shares.validation), len(groups) - test - 1))
+        cuts = {
+            "test": groups[:test],
+            "validation": groups[test : test + validation],
+            "train": groups[test + validation :],
+        }
+        for split in SPLITS:
+            assigned[split] += [member for group in cuts[split] for member in group]
     return {split: sorted(members, key=rank.__getitem__) for split, members in assigned.items()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.decode import decode, resize
-from steelyard.errors import SourceError
+from steelyard.errors import SourceError, UnreadableImage
 
 Shape = tuple[int, int, int]
 
@@ -44,19 +44,23 @@ def list_items(source: str) -> list[Item]:
     return items
 
 
-def check_classes(items: Iterable[Item], least: int) -> list[str]:
+def check_classes(labels: Iterable[str], least: int) -> list[str]:
     """Return the classes, sorted.
 
+    Args:
+        labels: one for each image.
+        least: how many images a class needs.
+
     Raises:
-        SourceError: there is but one, or one has fewer than `least` images.
+        SourceError: there is but one class, or one has too few images.
     """
-    counts = Counter(item.label for item in items)
+    counts = Counter(labels)
     if len(counts) < 2:
         raise SourceError("data.source: holds one class only; there is nothing to tell apart")
     label, fewest = min(counts.items(), key=lambda entry: entry[1])
     if fewest < least:
         raise SourceError(
-            f"data.source: class {label!r} has {fewest} usable image(s); train, validation and test need one each"
+            f"data.source: class {label!r} has {fewest} distinct image(s); train, validation and test need one each"
         )
     return sorted(counts)
 
@@ -83,4 +87,7 @@ class _FileReader:
     file: Path
 
     def __call__(self, shape: Shape) -> NDArray[np.uint8]:
-        return decode(self.file.read_bytes(), shape)
+        try:
+            return decode(self.file.read_bytes(), shape)
+        except OSError as error:
+            raise UnreadableImage(str(error.strerror)) from None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from steelyard.artifact import CandidateName, Index, Record, new_folder
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import DatasetRef
 from steelyard.errors import ArtifactError
+from steelyard.metrics import Metric, is_known, metric
 
 Split = Literal["validation", "test"]
 
@@ -61,11 +63,29 @@ class ScorecardIndex(Index):
     best_epoch: int | None = None
 
     @model_validator(mode="after")
+    def _measurements_make_sense(self) -> Self:
+        for group in ("validation", "test", "model"):
+            for name, measured in getattr(self, group).items():
+                if is_known(name):
+                    _check(f"{group}.{name}", measured, metric(name))
+        return self
+
+    @model_validator(mode="after")
     def _confusion_fits_the_classes(self) -> Self:
         for split, rows in self.confusion.items():
             if {len(rows), *map(len, rows)} != {len(self.classes)}:
                 raise ValueError(f"confusion.{split} must have one row and one column per class")
         return self
+
+
+def _check(where: str, measured: Measurement, read: Metric) -> None:
+    if measured.unit != read.unit:
+        raise ValueError(f"{where}: the unit must be {read.unit!r}, not {measured.unit!r}")
+    lowest, highest = sorted((measured.value, measured.bound))
+    if lowest < 0 or (read.unit == "fraction" and highest > 1):
+        raise ValueError(f"{where}: {lowest:g} to {highest:g} is out of range")
+    if measured.bound != (lowest if read.higher_is_better else highest):
+        raise ValueError(f"{where}: the bound lies on the favourable side of the value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +144,7 @@ class Scorecard:
             with np.load(file, allow_pickle=False) as arrays:
                 outputs = {split: _split_outputs(arrays, split) for split in _splits(arrays)}
                 times = _times(arrays) if "latency_ms" in arrays else None
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
             raise ArtifactError(f"{file}: {error}") from None
         for split, answers in outputs.items():
             if answers.probabilities_NC.shape != (len(answers.labels_N), len(index.classes)):
@@ -132,6 +152,10 @@ class Scorecard:
                     f"{file}: {split}_probabilities has shape {answers.probabilities_NC.shape}, "
                     f"not ({len(answers.labels_N)} labels, {len(index.classes)} classes)"
                 )
+            if not answers.labels_N.size or not 0 <= answers.labels_N.min() <= answers.labels_N.max() < len(
+                index.classes
+            ):
+                raise ArtifactError(f"{file}: {split}_labels must be indices of classes, and at least one")
         return cls(index=index, outputs=outputs, times=times)
 
 

@@ -37,7 +37,7 @@ def select(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0) -
     _refuse_incomparable(scorecards, contract)
     eligible, rejected = _admit(scorecards, contract)
     shares = weight_shares(contract)
-    costs = [_cost(scorecard) for scorecard in eligible]
+    costs = _costs(eligible)
     worth_KM = np.array([_desirabilities(scorecard, contract) for scorecard in eligible])
     ranking: tuple[Ranked, ...] = ()
     winner, flip = None, None
@@ -122,7 +122,8 @@ def _violations(scorecard: Scorecard, contract: Contract) -> list[Violation]:
 def _rank(eligible: Sequence[Scorecard], worth_KM: Floats, contract: Contract, seed: int) -> tuple[Ranked, ...]:
     shares = weight_shares(contract)
     utilities_K = worth_KM @ np.array(list(shares.values()))
-    leader = winner_of(utilities_K, [_cost(scorecard) for scorecard in eligible], 0.0)
+    costs = _costs(eligible)
+    leader = winner_of(utilities_K, costs, 0.0)
     resampled_BK = resampled_utilities(eligible, contract, seed)
     if resampled_BK is None:
         best: list[float | None] = [None] * len(eligible)
@@ -140,9 +141,11 @@ def _rank(eligible: Sequence[Scorecard], worth_KM: Floats, contract: Contract, s
             p_best=p_best,
             tied=bool(utility >= utilities_K.max() - contract.epsilon),
             loss_bound=loss,
-            cost_ms=_cost(scorecard)[0] if math.isfinite(_cost(scorecard)[0]) else None,
+            cost_ms=cost[0] if math.isfinite(cost[0]) else None,
         )
-        for scorecard, utility, worth_M, p_best, loss in zip(eligible, utilities_K, worth_KM, best, losses, strict=True)
+        for scorecard, utility, worth_M, p_best, loss, cost in zip(
+            eligible, utilities_K, worth_KM, best, losses, costs, strict=True
+        )
     ]
     return tuple(sorted(ranked, key=lambda r: (-r.utility, r.candidate)))
 
@@ -154,15 +157,20 @@ def _desirabilities(scorecard: Scorecard, contract: Contract) -> list[float]:
     ]
 
 
-def _cost(scorecard: Scorecard) -> Cost:
-    """What decides between tied candidates: ms per image, then MiB, then the name; the lowest wins."""
-    model = scorecard.index.model
-    latency_ms, size_mib = model.get("latency_p50_ms"), model.get("model_size_mib")
-    return (
-        latency_ms.value if latency_ms else math.inf,
-        size_mib.value if size_mib else math.inf,
-        scorecard.candidate,
-    )
+def _costs(scorecards: Sequence[Scorecard]) -> list[Cost]:
+    """What decides between tied candidates: ms per image, then MiB, then the name; the lowest wins.
+
+    Times count only where all were measured on the same hardware.
+    """
+    same_hardware = len({s.index.hardware.hardware_class if s.index.hardware else None for s in scorecards}) == 1
+
+    def known(scorecard: Scorecard, name: str) -> float:
+        return scorecard.index.model[name].value if name in scorecard.index.model else math.inf
+
+    return [
+        (known(s, "latency_p50_ms") if same_hardware else math.inf, known(s, "model_size_mib"), s.candidate)
+        for s in scorecards
+    ]
 
 
 def _measured(scorecard: Scorecard, name: str) -> Measurement:

@@ -7,6 +7,7 @@ import numpy as np
 from steelyard.evaluation.metrics import Floats
 from steelyard.selection.selection import Flip
 
+MARGIN = 1e-5  # by which the rival must pass: above the solver's tolerance of 1e-7
 Cost = tuple[float, float, str]  # ms per image, MiB, name: what decides between tied candidates, lowest first
 
 
@@ -38,8 +39,9 @@ def smallest_flip(
             rows, least = desirability_KM[rival] - desirability_KM, -epsilon
         else:
             rows, least = (desirability_KM[rival] - desirability_KM[winner])[None], epsilon
-        found = _nearest_weights(weights_M, rows, least + 1e-9)
-        if found is not None and (best is None or found[0] < best[0]):
+        found = _nearest_weights(weights_M, rows, least + MARGIN)
+        flips = found is not None and winner_of(desirability_KM @ found[1], costs, epsilon) != winner
+        if found is not None and flips and (best is None or found[0] < best[0]):
             best = found
     if best is None:
         return None
@@ -71,4 +73,7 @@ def _nearest_weights(weights_M: Floats, rows: Floats, least: float) -> tuple[flo
         A_eq=np.r_[np.ones(metrics), np.zeros(metrics)][None],
         b_eq=[1.0],
     )
-    return (float(solved.fun), solved.x[:metrics]) if solved.success else None
+    if not solved.success:
+        return None
+    moved_M = np.clip(solved.x[:metrics], 0, None)
+    return float(solved.fun), moved_M / moved_M.sum()

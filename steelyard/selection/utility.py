@@ -1,7 +1,5 @@
 """What a measured value is worth to a client, on the client's own absolute scale."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,8 +24,3 @@ def weight_shares(contract: Contract) -> dict[str, float]:
     """Return the weights of the contract as shares that sum to 1."""
     total = sum(preference.weight for preference in contract.metrics.values())
     return {name: preference.weight / total for name, preference in contract.metrics.items()}
-
-
-def utility(desirabilities: Mapping[str, float], shares: Mapping[str, float]) -> float:
-    """Return the weighted mean of desirabilities."""
-    return float(sum(shares[name] * desirabilities[name] for name in shares))

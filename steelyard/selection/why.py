@@ -17,12 +17,13 @@ def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> 
     tied = [ranked for ranked in rivals if ranked.tied]
     if tied:
         others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)
-        cost = f" ({chosen.cost_ms:.2f} ms per image)" if chosen.cost_ms is not None else ""
-        return (
+        praise = (
             f"{praise}: {others} {'are' if len(tied) > 1 else 'is'} within the {contract.epsilon:g} "
-            "that makes no difference to the client, "
-            f"and {winner} is the cheapest of them to run{cost}."
+            "that makes no difference to the client"
         )
+        if chosen.cost_ms is None:
+            return f"{praise}, and {winner} is the smallest of them, or the first by name."
+        return f"{praise}, and {winner} is the cheapest of them to run ({chosen.cost_ms:.2f} ms per image)."
     rival = rivals[0]
     gain = {name: chosen.contribution[name] - rival.contribution[name] for name in contract.metrics}
     decisive = max(gain, key=lambda name: gain[name])

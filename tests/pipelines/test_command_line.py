@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from pipelines.command_line import main
+from pipelines.pod import free_port
 from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
 FAILING = """
@@ -71,6 +74,25 @@ def test_another_client_is_answered_from_the_scorecards_alone(
     (tmp_path / "out" / "report.html").unlink()
     assert _steelyard("report", tmp_path / "out").returncode == 0
     assert "small-cnn" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_serve_answers_until_it_is_interrupted(project: Path, first_run: "subprocess.CompletedProcess[str]") -> None:
+    assert first_run.returncode == 0
+    ports = {name: free_port() for name in ("--port", "--grpc-port", "--drift-port")}
+    words = [word for name, port in ports.items() for word in (name, str(port))]
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "serve", str(project), *words], stderr=subprocess.PIPE, text=True
+    )
+    assert serving.stderr is not None
+    said = [next(serving.stderr) for _ in range(3)]
+    assert f"http://127.0.0.1:{ports['--port']}/v1/models/acme:predict" in said[0]
+    ready = urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/v2/models/acme/ready")
+    report = urllib3.request("GET", f"http://127.0.0.1:{ports['--drift-port']}/report").json()
+    assert (ready.status, report["state"], report["samples"]) == (200, "OK", 0)
+    serving.send_signal(signal.SIGINT)
+    assert serving.wait(20) == 0
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/", retries=False)
 
 
 def test_a_second_run_trains_nothing_and_nobody_eligible_is_exit_code_3_with_report_and_json(

@@ -60,7 +60,9 @@ def test_every_task_has_requests_limits_retries_secret_and_no_cache(compiled: Pa
             "resourceMemoryRequest",
         } <= resources.keys()
         assert platform[name]["secretAsEnv"][0]["secretName"] == "mlpipeline-minio-artifact"
-    for task in _tasks(spec):
+    tasks = _tasks(spec)
+    assert len(tasks) == 7
+    for task in tasks:
         assert task["retryPolicy"]["maxRetryCount"] == 2
         assert not task["cachingOptions"].get("enableCache")
 
@@ -86,4 +88,4 @@ def test_no_platform_option_is_compiled_that_an_older_backend_would_refuse(compi
 def _tasks(spec: dict[str, Any]) -> list[dict[str, Any]]:
     dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
     tasks = [task for dag in dags for task in dag["tasks"].values()]
-    return [task for task in tasks if "retryPolicy" in task or task["componentRef"]["name"].startswith("comp-train")]
+    return [task for task in tasks if "executorLabel" in spec["components"][task["componentRef"]["name"]]]

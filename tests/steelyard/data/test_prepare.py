@@ -54,6 +54,25 @@ def test_the_order_and_names_of_files_do_not_matter(tmp_path: Path) -> None:
     assert (first.content_digest, first.split_digest) == (second.content_digest, second.split_digest)
 
 
+@pytest.mark.parametrize("shares", [(0.2, 0.2, 0.6), (0.01, 0.01, 0.98), (0.98, 0.01, 0.01), (0.01, 0.98, 0.01)])
+@pytest.mark.parametrize("per_class", [3, 4, 5, 20])
+def test_no_split_is_ever_without_a_class(tmp_path: Path, shares: tuple[float, ...], per_class: int) -> None:
+    source = _pictures(tmp_path / "source", per_class)
+    split = dict(zip(SPLITS, shares, strict=True))
+    counts = _prepare(source, tmp_path / "out", split=split).index.counts
+    assert all(count >= 1 for of_split in counts.values() for count in of_split.values())
+
+
+def test_equal_images_stay_in_one_split(tmp_path: Path) -> None:
+    source = _pictures(tmp_path / "source")
+    for file in list(source.rglob("*.png")):
+        for copy in range(4):
+            shutil.copyfile(file, file.with_name(f"{file.stem}-copy{copy}.png"))
+    prepared = _prepare(source, tmp_path / "out")
+    seen = [{image.tobytes() for image in prepared.images_NHWC(split)} for split in SPLITS]
+    assert len(set.union(*seen)) == sum(map(len, seen)) == 24
+
+
 def test_another_seed_splits_otherwise_and_another_pixel_is_other_content(tmp_path: Path) -> None:
     source = _pictures(tmp_path / "source")
     first = _prepare(source, tmp_path / "first").index
@@ -94,7 +113,7 @@ def test_a_source_that_can_t_be_split_is_refused_in_one_line(tmp_path: Path, dam
     complaint = {
         "missing": "neither 'digits' nor an existing folder",
         "empty": "is empty",
-        "one image": r"class 'cat' has 1 usable image",
+        "one image": r"class 'cat' has 1 distinct image",
         "one class": "one class only",
     }[damage]
     with pytest.raises(SourceError, match=rf"^data\.source: .*{complaint}"):

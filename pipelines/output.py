@@ -1,0 +1,49 @@
+"""The folders that commands write to: never somebody else's files, never two runs at once."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steelyard.errors import InputError, SteelyardError
+
+SELECTION_HOLDS = {"selection.json", "report.html", "scorecards"}
+RUN_REPLACES = {"pipeline", "selection", "model"}
+RUN_LOG = "run.log"
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Refuse a folder for a selection that holds anything but an earlier one.
+
+    Raises:
+        InputError: names what would be lost.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output: {folder} is a file")
+    foreign = {path.name for path in folder.iterdir()} - SELECTION_HOLDS if folder.exists() else set()
+    if foreign:
+        raise InputError(f"--output: {folder} holds other files ({min(foreign)}); name a new or empty folder")
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Hold a run's output folder, made where it is missing, until the block ends.
+
+    Raises:
+        InputError: it can't be written, or holds files that a run would replace though no run made them.
+        SteelyardError: another run holds it.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        present = {path.name for path in output.iterdir()}
+        if RUN_LOG not in present and (foreign := present & RUN_REPLACES):
+            raise InputError(f"--output: {output} holds {min(foreign)!r}, which no run of steelyard made; name another")
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"--output: {output} can't be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SteelyardError(f"another run is at work in {output}") from None
+        yield
