@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import pytest
 import urllib3
 
 from pipelines.command_line import main
+from pipelines.output import claimed
 from pipelines.pod import free_port
+from steelyard.errors import InputError, SteelyardError
 from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
 FAILING = """
@@ -169,3 +172,50 @@ def test_a_source_on_this_machine_is_not_submitted_to_a_cluster(
     (tmp_path / "evaluation_metrics.yaml").write_text(SMALL_CONTRACT)
     assert main(["submit", str(tmp_path), "--endpoint", "http://127.0.0.1:1"]) == 2
     assert "lies on this machine" in capsys.readouterr().err
+
+
+def test_select_never_replaces_a_folder_that_holds_other_files(
+    project: Path, first_run: "subprocess.CompletedProcess[str]", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert first_run.returncode == 0
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    cards = [str(card) for card in (project / ".steelyard" / "selection" / "scorecards").iterdir()]
+    words = [
+        "select",
+        "--contract",
+        str(project / "evaluation_metrics.yaml"),
+        "--output",
+        str(tmp_path / "out"),
+        *cards,
+    ]
+    assert main(words) == 2
+    assert "holds other files (thesis.txt)" in capsys.readouterr().err
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_an_output_folder_is_held_by_one_run_at_a_time_and_never_somebody_else_s(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path / "new"),
+        pytest.raises(SteelyardError, match="another run is at work"),
+        claimed(tmp_path / "new"),
+    ):
+        pass
+    with claimed(tmp_path / "new"):
+        pass
+    (tmp_path / "theirs" / "model").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds 'model', which no run of steelyard made"), claimed(tmp_path / "theirs"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't be written"), claimed(tmp_path / "file"):
+        pass
+
+
+def test_a_port_that_is_taken_is_named(
+    project: Path, first_run: "subprocess.CompletedProcess[str]", capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (project / ".steelyard" / "model").mkdir(exist_ok=True)
+        assert main(["serve", str(project), "--port", str(port)]) == 2
+    assert f"port {port} is taken" in capsys.readouterr().err
