@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     from pipelines.main_job import run_project
     from pipelines.output import claimed
     from pipelines.project import Project
+    from steelyard.tracking.tracking import sqlite_uri
 
     project = Project.read(options.folder)
     project.check_images()
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         stderr.write(line + "\n")
         stderr.flush()
 
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output / 'mlflow.db'}"
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(output / "mlflow.db")
     with claimed(output):
         summary = run_project(project, output, tracking_uri, tell)
     if options.json:

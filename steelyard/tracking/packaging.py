@@ -11,13 +11,13 @@ REQUIREMENTS = ["numpy>=2.1", "pillow>=11", "pydantic>=2.9", "onnxruntime>=1.20"
 def save_pyfunc(bundle: ModelBundle, folder: Path) -> None:
     """Save a model whose input is a column `image` of encoded image bytes (base64 in JSON).
 
-    It answers with a column `label` and one column of probability per class.
+    It answers with a column `label` and, for each class, a column `probability_CLASS`.
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    probabilities = [ColSpec("double", name) for name in bundle.index.classes]
+    probabilities = [ColSpec("double", f"probability_{name}") for name in bundle.index.classes]
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(Path(__file__).with_name("pyfunc.py")),

@@ -29,7 +29,8 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         index = self.bundle.index
         images_NHWC = np.stack([decode(image, index.input_shape) for image in model_input["image"]])
         probabilities_NC = self.bundle.predict_all(images_NHWC).probabilities_NC
-        answers = pd.DataFrame(probabilities_NC.astype(np.float64), columns=list(index.classes))
+        columns = [f"probability_{name}" for name in index.classes]  # a class may be called `label`
+        answers = pd.DataFrame(probabilities_NC.astype(np.float64), columns=columns)
         answers.insert(0, "label", [index.classes[best] for best in probabilities_NC.argmax(1)])
         return answers
 

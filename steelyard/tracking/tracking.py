@@ -4,8 +4,9 @@ The compute code knows nothing of this: trainings are watched through a callback
 artifacts.
 """
 
+import hashlib
 import logging
-import shutil
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from steelyard.artifact import new_folder
 from steelyard.bundle import Epoch, ModelBundle
-from steelyard.errors import ArtifactError, CandidateFailed
+from steelyard.errors import ArtifactError, CandidateFailed, InputError
 from steelyard.evaluation.scorecard import Measurement, Scorecard
+from steelyard.metrics import class_of
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
 
@@ -28,6 +30,19 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "steelyard"
 SQLITE = "sqlite:///"
 LONGEST_TAG = 500
+LONGEST_NAME = 250  # mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return the tracking URI of a sqlite file.
+
+    Raises:
+        InputError: the path has a character that means something else in the URIs of SQLAlchemy and MLflow.
+    """
+    path = str(file.absolute())
+    if refused := next((c for c in path if c in "%?#"), None):
+        raise InputError(f"{path}: MLflow can't keep its database in a path with {refused!r}; choose another folder")
+    return f"{SQLITE}{path}"
 
 
 class TrainingRun:
@@ -62,6 +77,7 @@ class Tracking:
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._local = uri.startswith(SQLITE)
         self._experiment = _experiment(self._client, uri)
 
     def recall(self, run_key: str, candidate: str, folder: Path) -> ModelBundle | None:
@@ -69,32 +85,28 @@ class Tracking:
         run_id = self._training_run(run_key)
         if run_id is None:
             return None
-        with tempfile.TemporaryDirectory() as temporary, new_folder(folder) as partial:
-            self._client.download_artifacts(run_id, "bundle", temporary)
-            shutil.copytree(Path(temporary) / "bundle", partial, dirs_exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
             try:
-                bundle = ModelBundle(partial)
-                bundle.verify()
+                remembered = self._download_bundle(run_id, Path(temporary))
             except ArtifactError as error:
                 log.warning("%s: the remembered training is damaged, training anew: %s", candidate, error)
                 return None
-            index = bundle.index.model_copy(update={"candidate": candidate, "remembered": True})
-            index.write(partial / "bundle.json")
+            with new_folder(folder) as partial:
+                copy = remembered.copy_to(partial)
+                index = copy.index.model_copy(update={"candidate": candidate, "remembered": True})
+                index.write(partial / "bundle.json")
         return ModelBundle(folder)
 
     @contextmanager
     def training(self, run_key: str, candidate: Candidate) -> Iterator[TrainingRun]:
         """Record a training from its first epoch to its bundle or its failure."""
-        run_id = self._start(candidate.name, {"stage": "training", "run_key": run_key})
-        self._log_params(run_id, candidate.training.model_dump() | {"model": candidate.model_spec()})
-        try:
-            yield TrainingRun(self._client, run_id)
-        except BaseException as error:
-            if isinstance(error, CandidateFailed):
+        with self._run(candidate.name, {"stage": "training", "run_key": run_key}) as run_id:
+            self._log_params(run_id, candidate.training.model_dump() | {"model": candidate.model_spec()})
+            try:
+                yield TrainingRun(self._client, run_id)
+            except CandidateFailed as error:
                 self._client.set_tag(run_id, "failure", str(error)[:LONGEST_TAG])
-            self._client.set_terminated(run_id, "FAILED")
-            raise
-        self._client.set_terminated(run_id, "FINISHED")
+                raise
 
     def record_selection(self, selection: Selection, scorecards: Sequence[Scorecard], folder: Path) -> None:
         """Record a choice with its report, and each Scorecard with the training that it measured.
@@ -107,14 +119,13 @@ class Tracking:
         for scorecard in scorecards:
             self._record_scorecard(scorecard, folder / "scorecards" / scorecard.candidate)
         tags = {"stage": "selection", "client": selection.client, "winner": selection.winner or "none"}
-        run_id = self._start(f"select {selection.client}", tags)
-        self._log_params(run_id, {"contract": selection.contract})
-        self._log_measurements(run_id, "test", selection.test)
-        if selection.utility is not None:
-            self._client.log_metric(run_id, "utility", selection.utility)
-        for name in ("selection.json", "report.html"):
-            self._client.log_artifact(run_id, str(folder / name))
-        self._client.set_terminated(run_id, "FINISHED")
+        with self._run(f"select {selection.client}", tags) as run_id:
+            self._log_params(run_id, {"contract": selection.contract})
+            self._log_measurements(run_id, "test", selection.test)
+            if selection.utility is not None:
+                self._client.log_metric(run_id, "utility", selection.utility)
+            for name in ("selection.json", "report.html"):
+                self._client.log_artifact(run_id, str(folder / name))
 
     def register(self, client: str, bundle: ModelBundle) -> int:
         """Register a packed bundle as a model named after the client, and point `challenger` at it.
@@ -127,32 +138,46 @@ class Tracking:
         """
         from mlflow.exceptions import MlflowException
 
-        from steelyard.tracking.packaging import save_pyfunc
-
         try:
             self._client.create_registered_model(client)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        key = bundle.index.run_key
-        for known in self._client.search_model_versions(f"name = '{client}'"):
-            if known.tags.get("run_key") == key:
-                self._client.set_registered_model_alias(client, "challenger", known.version)
-                return int(known.version)
-        run_id = self._start(f"register {bundle.index.candidate}", {"stage": "registration", "client": client})
-        with tempfile.TemporaryDirectory() as temporary:
-            save_pyfunc(bundle, Path(temporary) / "model")
-            self._client.log_artifacts(run_id, str(Path(temporary) / "model"), "model")
-        self._client.set_terminated(run_id, "FINISHED")
-        source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
-        tags = {"run_key": key, "candidate": bundle.index.candidate}
-        version = self._client.create_model_version(client, source, run_id=run_id, tags=tags)
-        self._client.set_registered_model_alias(client, "challenger", version.version)
-        return int(version.version)
+        origin = {"run_key": bundle.index.run_key, "experiment": self._experiment}
+        known = self._client.search_model_versions(f"name = '{client}'")
+        versions = [int(version.version) for version in known if origin.items() <= version.tags.items()]
+        version = versions[0] if versions else self._new_version(client, bundle, origin)
+        self._client.set_registered_model_alias(client, "challenger", str(version))
+        return version
 
     def promote(self, client: str, version: int) -> None:
         """Point `champion` at a version: it is serving now."""
         self._client.set_registered_model_alias(client, "champion", str(version))
+
+    def _new_version(self, client: str, bundle: ModelBundle, origin: Mapping[str, str]) -> int:
+        from steelyard.tracking.packaging import save_pyfunc
+
+        candidate = bundle.index.candidate
+        tags = {"stage": "registration", "client": client}
+        with self._run(f"register {candidate}", tags) as run_id, tempfile.TemporaryDirectory() as temporary:
+            save_pyfunc(bundle, Path(temporary) / "model")
+            self._client.log_artifacts(run_id, str(Path(temporary) / "model"), "model")
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
+            tags = {**origin, "candidate": candidate}
+            return int(self._client.create_model_version(client, source, run_id=run_id, tags=tags).version)
+
+    def _download_bundle(self, run_id: str, folder: Path) -> ModelBundle:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.download_artifacts(run_id, "bundle", str(folder))
+        except MlflowException as error:
+            if not self._local:  # a server that does not answer is no reason to train again
+                raise
+            raise ArtifactError(f"the files of run {run_id} are gone") from error
+        bundle = ModelBundle(folder / "bundle")
+        bundle.verify()
+        return bundle
 
     def _record_scorecard(self, scorecard: Scorecard, folder: Path) -> None:
         run_id = self._training_run(scorecard.index.run_key)
@@ -171,8 +196,15 @@ class Tracking:
         )
         return str(found[0].info.run_id) if found else None
 
-    def _start(self, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(self._experiment, tags=dict(tags), run_name=name).info.run_id)
+    @contextmanager
+    def _run(self, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        run_id = str(self._client.create_run(self._experiment, tags=dict(tags), run_name=name).info.run_id)
+        try:
+            yield run_id
+        except BaseException:
+            self._client.set_terminated(run_id, "FAILED")
+            raise
+        self._client.set_terminated(run_id, "FINISHED")
 
     def _log_params(self, run_id: str, values: Mapping[str, object]) -> None:
         from mlflow.entities import Param
@@ -184,26 +216,43 @@ class Tracking:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        points = [Metric(f"{group}/{_mlflow_name(name)}", m.value, now_ms, 0) for name, m in measured.items()]
+        points = [Metric(_mlflow_name(group, name), m.value, now_ms, 0) for name, m in measured.items()]
         self._client.log_batch(run_id, metrics=points)
 
 
-def _mlflow_name(metric: str) -> str:
-    """MLflow takes no brackets in names: recall[cat] becomes recall/cat."""
-    cleaned = metric.replace("[", "/").replace("]", "")
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in cleaned)
+def _mlflow_name(group: str, metric: str) -> str:
+    """Name a metric within MLflow's rules, no two alike: validation recall[cat] becomes validation/recall/cat."""
+    about = class_of(metric)
+    parts = [metric] if about is None else [metric.partition("[")[0], about]
+    name = "/".join([group, *map(_encoded, parts)])
+    if len(name) <= LONGEST_NAME:
+        return name
+    end = f"::{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name[: LONGEST_NAME - len(end)] + end
+
+
+def _encoded(part: str) -> str:
+    """Write the UTF-8 bytes of what MLflow refuses, and of what would make a path of the name, like :2f."""
+    return re.sub(r"[^\w. -]|^\.+$", lambda refused: ":" + refused[0].encode().hex(":"), part)
 
 
 def _experiment(client: "MlflowClient", uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    known = client.get_experiment_by_name(EXPERIMENT)
+    name = EXPERIMENT
+    known = client.get_experiment_by_name(name)
+    beside = Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts" if uri.startswith(SQLITE) else None
+    if known is not None and beside is not None and Path(known.artifact_location).resolve() != beside:
+        # The folder was moved or copied. MLflow keeps absolute paths and can't change them.
+        name = f"{EXPERIMENT} in {beside.parent}"
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            log.warning("%s was moved here: what it remembers is out of reach, training anew", beside.parent)
     if known is None:
-        beside = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" if uri.startswith(SQLITE) else None
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=str(beside) if beside else None))
+            return str(client.create_experiment(name, artifact_location=str(beside) if beside else None))
         except MlflowException as error:  # another task was faster
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            known = client.get_experiment_by_name(EXPERIMENT)
+            known = client.get_experiment_by_name(name)
     return str(known.experiment_id)

@@ -5,30 +5,37 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import urllib3
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from steelyard.bundle import Epoch, ModelBundle
 from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
-from steelyard.errors import TrainingDiverged
+from steelyard.errors import InputError, TrainingDiverged
 from steelyard.evaluation.evaluate import evaluate
+from steelyard.evaluation.scorecard import Measurement, Scorecard
 from steelyard.params import Candidate
 from steelyard.selection.outcome import write_outcome
 from steelyard.selection.select import select
-from steelyard.tracking.tracking import Tracking
+from steelyard.tracking.packaging import save_pyfunc
+from steelyard.tracking.tracking import Tracking, sqlite_uri
 
 KEY = "0123456789abcdef"
+CONTRACT = Contract.from_yaml("client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1}}")
 EPOCHS = [
     Epoch(
         epoch=number,
@@ -59,6 +66,11 @@ def trained(tracking_uri: str, bundle: ModelBundle, candidate: Candidate, tmp_pa
     return keyed
 
 
+@pytest.fixture
+def scorecard(trained: ModelBundle, dataset: Dataset) -> Scorecard:
+    return evaluate(trained, dataset)
+
+
 def test_a_training_is_remembered_by_its_key_under_the_name_it_has_now(
     tracking_uri: str, trained: ModelBundle, tmp_path: Path
 ) -> None:
@@ -71,11 +83,9 @@ def test_a_training_is_remembered_by_its_key_under_the_name_it_has_now(
 
 
 def test_parameters_curves_and_measurements_are_tracked(
-    tracking_uri: str, trained: ModelBundle, dataset: Dataset, tmp_path: Path
+    tracking_uri: str, trained: ModelBundle, scorecard: Scorecard, tmp_path: Path
 ) -> None:
-    scorecard = evaluate(trained, dataset)
-    contract = Contract.from_yaml("client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1}}")
-    selection = select([scorecard], contract)
+    selection = select([scorecard], CONTRACT)
     write_outcome(selection, [scorecard], tmp_path / "selection")
     Tracking(tracking_uri).record_selection(selection, [scorecard], tmp_path / "selection")
     client = MlflowClient(tracking_uri=tracking_uri)
@@ -108,6 +118,118 @@ def test_a_damaged_memory_is_not_trusted(tracking_uri: str, trained: ModelBundle
     (stored,) = (tmp_path / "mlartifacts").rglob("model.onnx")
     stored.write_bytes(b"damaged")
     assert Tracking(tracking_uri).recall(KEY, "x", tmp_path / "recalled") is None
+    assert not (tmp_path / "recalled").exists()
+
+
+def test_a_memory_whose_files_are_gone_is_not_remembered(
+    tracking_uri: str, trained: ModelBundle, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "mlartifacts")
+    assert Tracking(tracking_uri).recall(KEY, "x", tmp_path / "recalled") is None
+
+
+class _ServerWithoutFiles(BaseHTTPRequestHandler):
+    """A tracking server that knows one training, while its artifact store is down."""
+
+    def do_GET(self) -> None:
+        experiment = {"experiment_id": "1", "name": "steelyard", "artifact_location": "mlflow-artifacts:/1"}
+        known = "get-by-name" in self.path
+        self._answer(200 if known else 503, {"experiment": experiment} if known else {})
+
+    def do_POST(self) -> None:
+        self._answer(200, {"runs": [self.run]})
+
+    @property
+    def run(self) -> dict[str, object]:
+        return {"info": {"run_id": "a" * 32, "experiment_id": "1", "artifact_uri": "mlflow-artifacts:/1/a/artifacts"}}
+
+    def _answer(self, status: int, content: dict[str, object]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_does_not_answer_is_an_error_and_not_a_lost_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with HTTPServer(("127.0.0.1", 0), _ServerWithoutFiles) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            tracking = Tracking(f"http://127.0.0.1:{server.server_port}")
+            with pytest.raises(MlflowException, match="503"):
+                tracking.recall(KEY, "x", tmp_path / "recalled")
+        finally:
+            server.shutdown()
+
+
+def test_a_moved_folder_starts_a_memory_beside_its_database(
+    tracking_uri: str, trained: ModelBundle, candidate: Candidate, tmp_path: Path
+) -> None:
+    assert Tracking(tracking_uri).register("acme", trained) == 1
+    moved = tmp_path / "moved here"
+    moved.mkdir()
+    for name in ("mlflow.db", "mlartifacts"):
+        (tmp_path / name).rename(moved / name)
+    uri = sqlite_uri(moved / "mlflow.db")
+    assert Tracking(uri).recall(KEY, "x", tmp_path / "recalled") is None
+    with Tracking(uri).training(KEY, candidate) as run:
+        run.keep(trained)
+    assert Tracking(uri).recall(KEY, "x", tmp_path / "recalled") is not None
+    assert Tracking(uri).register("acme", trained) == 2, "the files of version 1 are out of reach"
+    assert not (tmp_path / "mlartifacts").exists()
+
+
+@pytest.mark.parametrize("folder", ["100%", "what?", "#1"])
+def test_a_folder_that_no_database_uri_can_name_is_refused(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(InputError, match="can't keep its database"):
+        sqlite_uri(tmp_path / folder / "mlflow.db")
+
+
+def test_any_class_has_a_metric_name_of_its_own(tracking_uri: str, scorecard: Scorecard, tmp_path: Path) -> None:
+    classes = ["[x]", "a,b", "a;b", "a:b", "a:2cb", "/", "..", ".", "猫", "v1.0", "a b", "x" * 240, "x" * 239 + "y"]
+    measured = {f"precision[{name}]": Measurement(value=0.5, bound=0.4, unit="fraction") for name in classes}
+    selection = select([scorecard], CONTRACT)
+    write_outcome(selection, [scorecard], tmp_path / "selection")
+    Tracking(tracking_uri).record_selection(selection.model_copy(update={"test": measured}), [], tmp_path / "selection")
+    client = MlflowClient(tracking_uri=tracking_uri)
+    run, _ = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
+    names = {name for name in run.data.metrics if name.startswith("test/")}
+    assert len(names) == len(classes)
+    assert {"test/precision/a b", "test/precision/v1.0", "test/precision/a:2cb"} <= names
+
+
+def test_a_registration_or_selection_that_breaks_off_is_tracked_as_failed(
+    tracking_uri: str, trained: ModelBundle, scorecard: Scorecard, tmp_path: Path
+) -> None:
+    tracking, client = Tracking(tracking_uri), MlflowClient(tracking_uri=tracking_uri)
+    with pytest.raises(FileNotFoundError):
+        tracking.record_selection(select([scorecard], CONTRACT), [], tmp_path / "nothing")
+    shutil.rmtree(trained.folder)
+    with pytest.raises((MlflowException, OSError)):
+        tracking.register("acme", trained)
+    runs = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
+    statuses = {run.data.tags["stage"]: run.info.status for run in runs}
+    assert statuses == {"training": "FINISHED", "selection": "FAILED", "registration": "FAILED"}
+
+
+def test_a_class_may_be_called_label(trained: ModelBundle, dataset: Dataset, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+
+    classes = ("label", *trained.index.classes[1:])
+    trained.index.model_copy(update={"classes": classes}).write(trained.folder / "bundle.json")
+    save_pyfunc(ModelBundle(trained.folder), tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    columns = ["label", *(f"probability_{name}" for name in classes)]
+    assert model.metadata.get_output_schema().input_names() == columns
+    buffer = io.BytesIO()
+    Image.fromarray(np.array(dataset.images_NHWC("test")[0])[..., 0]).save(buffer, "PNG")
+    answers = model.predict({"image": [buffer.getvalue()]})
+    assert list(answers.columns) == columns
+    assert answers["label"][0] in classes
 
 
 def test_registering_the_same_training_again_makes_no_second_version(tracking_uri: str, trained: ModelBundle) -> None:
