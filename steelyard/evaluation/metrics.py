@@ -50,7 +50,7 @@ def quality(
             correct_N = outputs.probabilities_NC.argmax(1) == outputs.labels_N
             values[name] = weights_BN @ correct_N / weights_BN.sum(1)
         elif name == "log_loss":
-            values[name] = weights_BN @ _surprise(outputs) / weights_BN.sum(1)
+            values[name] = weights_BN @ surprise(outputs) / weights_BN.sum(1)
         elif name == "roc_auc":
             values[name] = _roc_auc(outputs, weights_BN)
         else:
@@ -97,17 +97,18 @@ def roc_curves(outputs: SplitOutputs, classes: Sequence[str], points: int = 101)
     return curves
 
 
+def surprise(outputs: SplitOutputs) -> Floats:
+    """Return what each image adds to the log-loss: minus the logarithm of its own class's probability."""
+    own_N = outputs.probabilities_NC[np.arange(len(outputs.labels_N)), outputs.labels_N]
+    return -np.log(np.maximum(own_N.astype(np.float64), SMALLEST_PROBABILITY))
+
+
 def _counts(outputs: SplitOutputs, weights_BN: Floats) -> tuple[Floats, Floats, Floats]:
     """Return hits, predictions and images per class, each (B, C)."""
     classes = np.arange(outputs.probabilities_NC.shape[1])
     predicted_NC = (outputs.probabilities_NC.argmax(1)[:, None] == classes).astype(np.float64)
     actual_NC = (outputs.labels_N[:, None] == classes).astype(np.float64)
     return weights_BN @ (predicted_NC * actual_NC), weights_BN @ predicted_NC, weights_BN @ actual_NC
-
-
-def _surprise(outputs: SplitOutputs) -> Floats:
-    own_N = outputs.probabilities_NC[np.arange(len(outputs.labels_N)), outputs.labels_N]
-    return -np.log(np.maximum(own_N.astype(np.float64), SMALLEST_PROBABILITY))
 
 
 def _roc_auc(outputs: SplitOutputs, weights_BN: Floats) -> Floats:
