@@ -54,10 +54,10 @@ def serving_pod(model: Path, name: str, http_port: int, grpc_port: int, drift_po
     with contextlib.ExitStack() as stack:
         short = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))  # a socket's path has at most 107 bytes
         output = stack.enter_context(log.open("w", encoding="utf-8"))
-        common = ["--model-dir", str(model)]
+        common = ["--model-dir", str(model), "--host", "127.0.0.1"]
         detector = ["--socket", f"{short}/drift.sock", "--http-port", str(drift_port)]
         predictor = ["--name", name, "--http-port", str(http_port), "--grpc-port", str(grpc_port)]
-        predictor += ["--drift-socket", f"{short}/drift.sock", "--host", "127.0.0.1", "--drain-s", "0"]
+        predictor += ["--drift-socket", f"{short}/drift.sock", "--drain-s", "0"]
         predictor_url, detector_url = f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{drift_port}"
         processes = []
         for module, arguments, ready in (

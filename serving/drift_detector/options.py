@@ -11,6 +11,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m serving.drift_detector", description="Watch a predictor.")
     parser.add_argument("--socket", type=Path, default=env.get("DRIFT_SOCKET", "/run/drift/drift.sock"))
     parser.add_argument("--model-dir", type=Path, help="holds the reference profile; default: the socket's folder")
+    parser.add_argument("--host", default="0.0.0.0", help="of the pages")
     parser.add_argument("--http-port", type=int, default=9090)
     parser.add_argument("--snapshot", default=None, help="'' for none; default: drift.snapshot beside the socket")
     parser.add_argument("--memory-mib", type=int, default=256, help="of the worker's data; 0 for no bound")

@@ -16,8 +16,8 @@ from steelyard.drift.detector import DriftReport
 STATES = {"NO_PROFILE": -1, "OK": 0, "WARN": 1, "DRIFT": 2}
 
 
-def serve(watch: Watch, port: int) -> None:
-    """Answer on all addresses, from a thread that ends with the process."""
+def serve(watch: Watch, host: str, port: int) -> None:
+    """Answer at host and port, from a thread that ends with the process."""
     REGISTRY.register(_Metrics(watch))
 
     class Pages(_Pages):
@@ -28,7 +28,7 @@ def serve(watch: Watch, port: int) -> None:
                 "/metrics": (CONTENT_TYPE_LATEST, generate_latest(REGISTRY)),
             }
 
-    server = _Server(("", port), Pages)
+    server = _Server((host, port), Pages)
     threading.Thread(target=server.serve_forever, name="pages", daemon=True).start()
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     if arguments.memory_mib:
         resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory_mib * 2**20,) * 2)
     watch = Watch(arguments.model_dir, Path(arguments.snapshot) if arguments.snapshot else None)
-    pages.serve(watch, arguments.http_port)
+    pages.serve(watch, arguments.host, arguments.http_port)
     asyncio.run(_work(watch, arguments))
     watch.write_snapshot()
 

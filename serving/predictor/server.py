@@ -21,9 +21,9 @@ GRACE_S = 15  # for requests under way; with the drain it stays below the 30 s o
 class Options:
     """Where and how to serve."""
 
-    host: str  # of HTTP; gRPC listens on every address
+    host: str  # of HTTP; KServe lets gRPC listen on every address only
     http_port: int
-    grpc_port: int
+    grpc_port: int  # 0 for no gRPC
     max_body: int  # bytes
     drain_s: float
 
@@ -35,6 +35,7 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
         super().__init__(
             http_port=options.http_port,
             grpc_port=options.grpc_port,
+            enable_grpc=options.grpc_port != 0,
             grace_period=GRACE_S,
             enable_latency_logging=False,
         )

@@ -36,19 +36,19 @@ REPORT_WINDOW = 40  # where the reference is too small for window tests
 
 
 class _Reference(NamedTuple):
-    """The held-out rows, ready to be redrawn."""
+    """What was learnt from the train split, and the held-out rows, ready to be redrawn."""
 
-    clipped_RF: NDArray[np.float64]
+    projection_DP: NDArray[np.float32]
+    class_means_CF: NDArray[np.float64]
+    low_F: NDArray[np.float64]
+    high_F: NDArray[np.float64]
     center_F: NDArray[np.float64]
     scale_F: NDArray[np.float64]
+    z_RF: NDArray[np.float64]  # standardised features
+    edges_CG: NDArray[np.float64]
     slots_RC: NDArray[np.int64]
     predicted_R: NDArray[np.int64]
     whole: Tally
-
-    @property
-    def z_RF(self) -> NDArray[np.float64]:
-        """Standardised features."""
-        return (self.clipped_RF - self.center_F) / self.scale_F
 
 
 class _Calibrated(NamedTuple):
@@ -83,60 +83,21 @@ def build_profile(  # noqa: PLR0913
         arl0: promised images per false alarm.
     """
     generator = np.random.default_rng(seed)
-    chosen = _at_most(MOST_TRAIN, len(train_labels_N), generator)
-    projection_DP, class_means_CF = _fit(train.rows(chosen), train_labels_N[chosen])
-    chosen = _at_most(MOST_HELD_OUT, len(held_out_labels_N), generator)
-    held_out, held_out_labels_N = held_out.rows(chosen), held_out_labels_N[chosen]
-    predicted_R = held_out.probabilities_NC.argmax(axis=1)
-    residuals_RF = raw_features(held_out, projection_DP) - class_means_CF[predicted_R]
-    middle_F, reach_F = residuals_RF.mean(axis=0), CLIP * np.maximum(residuals_RF.std(axis=0), GREY_LEVEL)
-    clipped_RF = np.clip(residuals_RF, middle_F - reach_F, middle_F + reach_F)
-    center_F, scale_F = clipped_RF.mean(axis=0), np.maximum(clipped_RF.std(axis=0), GREY_LEVEL)
-    edges_CG = _edges(held_out.probabilities_NC)
-    slots_RC = slots(held_out.probabilities_NC, edges_CG)
-    whole = tally((clipped_RF - center_F) / scale_F, slots_RC, predicted_R, edges_CG.shape[1])
-    reference = _Reference(clipped_RF, center_F, scale_F, slots_RC, predicted_R, whole)
-
-    windows = _window_sizes(whole.rows)
-    budget = 1 / arl0 / (2 if windows else 1)
-    charts = _calibrate_charts(reference, budget, generator)
-    nulls_WTQ = np.zeros((len(windows), len(TESTS), 97))
-    calibrated = [charts]
-    for row, size in enumerate(windows):
-        nulls, tests = _calibrate_window(reference, size, budget / len(windows), generator)
-        nulls_WTQ[row] = [[*null.quantiles_Q, null.tail] for null in nulls]
-        calibrated.append(tests)
-
-    arrays = ReferenceArrays(
-        projection_DP=projection_DP,
-        class_means_CF=class_means_CF,
-        low_F=middle_F - reach_F,
-        high_F=middle_F + reach_F,
-        center_F=center_F,
-        scale_F=scale_F,
-        edges_CG=edges_CG,
-        nulls_WTQ=nulls_WTQ,
-        sums_F=whole.sums_F,
-        squares_F=whole.squares_F,
-        below_CG=whole.below_CG,
-        predicted_C=whole.predicted_C,
-        held_out_RF=reference.z_RF.astype(np.float32),
-        held_out_predicted_R=predicted_R,
-    )
-    accuracy = float((predicted_R == held_out_labels_N).mean())
+    learnt = _fit(*_at_most(MOST_TRAIN, train, train_labels_N, generator))
+    held_out, held_out_labels_N = _at_most(MOST_HELD_OUT, held_out, held_out_labels_N, generator)
+    reference = _reference(held_out, *learnt)
+    windows = _window_sizes(reference.whole.rows)
+    calibrated, nulls_WTQ = _calibrate(reference, windows, arl0, generator)
+    arrays = _arrays(reference, nulls_WTQ)
+    accuracy = float((reference.predicted_R == held_out_labels_N).mean())
     index = ReferenceIndex(
         classes=classes,
-        features=(*(f"embedding_{p}" for p in range(projection_DP.shape[1])), "doubt", *STATISTICS),
-        embedding_size=len(projection_DP),
+        features=(*(f"embedding_{p}" for p in range(reference.projection_DP.shape[1])), "doubt", *STATISTICS),
+        embedding_size=len(reference.projection_DP),
         train_rows=len(train_labels_N),
-        held_out_rows=whole.rows,
+        held_out_rows=reference.whole.rows,
         arl0=arl0,
-        false_alarms=FalseAlarms(
-            per_image=sum(part.false_alarms_per_image for part in calibrated),
-            images=sum(part.images for part in calibrated),
-            method="fresh simulation: charts on streams redrawn from the held-out rows, each against a reference "
-            "redrawn from them; windows drawn from the held-out rows against the others; the rates added",
-        ),
+        false_alarms=_false_alarms(calibrated),
         windows=windows,
         clear_after=3 * max(windows, default=REPORT_WINDOW),
         detectors=tuple(detector for part in calibrated for detector in part.detectors),
@@ -149,8 +110,84 @@ def build_profile(  # noqa: PLR0913
     return ReferenceProfile(index, arrays)
 
 
-def _at_most(limit: int, rows: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    return np.arange(rows) if rows <= limit else np.sort(generator.choice(rows, limit, replace=False))
+def _at_most(
+    limit: int, samples: Samples, labels_N: NDArray[np.int64], generator: np.random.Generator
+) -> tuple[Samples, NDArray[np.int64]]:
+    """Draw so many rows, in their order, or take all."""
+    rows = len(labels_N)
+    chosen = np.arange(rows) if rows <= limit else np.sort(generator.choice(rows, limit, replace=False))
+    return samples.rows(chosen), labels_N[chosen]
+
+
+def _reference(
+    held_out: Samples, projection_DP: NDArray[np.float32], class_means_CF: NDArray[np.float64]
+) -> _Reference:
+    """Standardise the held-out rows by themselves."""
+    predicted_R = held_out.probabilities_NC.argmax(axis=1)
+    residuals_RF = raw_features(held_out, projection_DP) - class_means_CF[predicted_R]
+    middle_F, reach_F = residuals_RF.mean(axis=0), CLIP * np.maximum(residuals_RF.std(axis=0), GREY_LEVEL)
+    low_F, high_F = middle_F - reach_F, middle_F + reach_F
+    clipped_RF = np.clip(residuals_RF, low_F, high_F)
+    center_F, scale_F = clipped_RF.mean(axis=0), np.maximum(clipped_RF.std(axis=0), GREY_LEVEL)
+    z_RF = (clipped_RF - center_F) / scale_F
+    edges_CG = _edges(held_out.probabilities_NC)
+    slots_RC = slots(held_out.probabilities_NC, edges_CG)
+    return _Reference(
+        projection_DP=projection_DP,
+        class_means_CF=class_means_CF,
+        low_F=low_F,
+        high_F=high_F,
+        center_F=center_F,
+        scale_F=scale_F,
+        z_RF=z_RF,
+        edges_CG=edges_CG,
+        slots_RC=slots_RC,
+        predicted_R=predicted_R,
+        whole=tally(z_RF, slots_RC, predicted_R, edges_CG.shape[1]),
+    )
+
+
+def _calibrate(
+    reference: _Reference, windows: tuple[int, ...], arl0: int, generator: np.random.Generator
+) -> tuple[list[_Calibrated], NDArray[np.float64]]:
+    """Share the budget between charts and windows; return all detectors and (W, T, Q) nulls of the window tests."""
+    budget = 1 / arl0 / (2 if windows else 1)
+    calibrated = [_calibrate_charts(reference, budget, generator)]
+    nulls_WTQ = np.zeros((len(windows), len(TESTS), 97))
+    for row, size in enumerate(windows):
+        nulls, tests = _calibrate_window(reference, size, budget / len(windows), generator)
+        nulls_WTQ[row] = [[*null.quantiles_Q, null.tail] for null in nulls]
+        calibrated.append(tests)
+    return calibrated, nulls_WTQ
+
+
+def _false_alarms(calibrated: list[_Calibrated]) -> FalseAlarms:
+    return FalseAlarms(
+        per_image=sum(part.false_alarms_per_image for part in calibrated),
+        images=sum(part.images for part in calibrated),
+        method="fresh simulation: charts on streams redrawn from the held-out rows, each against a reference "
+        "redrawn from them; windows drawn from the held-out rows against the others; the rates added",
+    )
+
+
+def _arrays(reference: _Reference, nulls_WTQ: NDArray[np.float64]) -> ReferenceArrays:
+    whole = reference.whole
+    return ReferenceArrays(
+        projection_DP=reference.projection_DP,
+        class_means_CF=reference.class_means_CF,
+        low_F=reference.low_F,
+        high_F=reference.high_F,
+        center_F=reference.center_F,
+        scale_F=reference.scale_F,
+        edges_CG=reference.edges_CG,
+        nulls_WTQ=nulls_WTQ,
+        sums_F=whole.sums_F,
+        squares_F=whole.squares_F,
+        below_CG=whole.below_CG,
+        predicted_C=whole.predicted_C,
+        held_out_RF=reference.z_RF.astype(np.float32),
+        held_out_predicted_R=reference.predicted_R,
+    )
 
 
 def _fit(train: Samples, labels_N: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

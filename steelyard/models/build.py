@@ -1,5 +1,6 @@
 """Candidate -> torch module."""
 
+import copy
 import difflib
 from collections.abc import Sequence
 
@@ -9,6 +10,19 @@ from torch import Tensor, nn
 from steelyard.errors import DoesNotFit
 from steelyard.models.layers import Layer, Shape, check_layers
 from steelyard.params import Candidate
+
+# Their stem is one 3x3 or 7x7 convolution of stride 2, with at most a pooling named `maxpool` behind it. Elsewhere the
+# first convolution cuts patches, pooling hides further in, or nothing is lost that a smaller stem could keep (VGG).
+SMALL_STEM_SUITS = (
+    "resnet",
+    "resnext",
+    "wide_resnet",
+    "shufflenet",
+    "regnet",
+    "mnasnet",
+    "mobilenet",
+    "efficientnet",
+)
 
 
 class Network(nn.Module):
@@ -91,6 +105,8 @@ def _from_torchvision(arch: str, stem: str, channels: int, classes: int) -> Netw
     if arch not in known:
         close = difflib.get_close_matches(arch, known, n=1)
         raise DoesNotFit(f"torchvision has no model {arch!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    if stem == "small" and not arch.startswith(SMALL_STEM_SUITS):
+        raise DoesNotFit(f"'stem: small' does not suit {arch!r}; it suits the families {', '.join(SMALL_STEM_SUITS)}")
     body = models.get_model(arch, weights=None, num_classes=classes)
     last = list(body.named_modules())[-1]
     if not isinstance(last[1], nn.Linear):
@@ -103,30 +119,25 @@ def _from_torchvision(arch: str, stem: str, channels: int, classes: int) -> Netw
 def _replace_stem(body: nn.Module, stem: str, channels: int) -> None:
     """Fit the first convolution to the channels, and with `small` let it keep every pixel."""
     name, first = next((name, module) for name, module in body.named_modules() if isinstance(module, nn.Conv2d))
-    if stem == "small":
-        fitted = nn.Conv2d(channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
-        if hasattr(body, "maxpool"):
-            body.set_submodule("maxpool", nn.Identity())
-    elif channels != first.in_channels:
-        fitted = nn.Conv2d(
-            channels,
-            first.out_channels,
-            first.kernel_size,  # type: ignore[arg-type]
-            first.stride,  # type: ignore[arg-type]
-            first.padding,  # type: ignore[arg-type]
-            bias=first.bias is not None,
-        )
-    else:
+    if stem == "standard" and channels == first.in_channels:
         return
-    body.set_submodule(name, fitted)
+    small = {"kernel_size": 3, "stride": 1, "padding": first.dilation} if stem == "small" else {}
+    kept = {part: getattr(first, part) for part in ("kernel_size", "stride", "padding", "dilation", "groups")}
+    body.set_submodule(name, nn.Conv2d(channels, first.out_channels, **(kept | small), bias=first.bias is not None))
+    if stem == "small" and hasattr(body, "maxpool"):
+        body.set_submodule("maxpool", nn.Identity())
 
 
 def _try(network: Network, image_shape: Shape, name: str) -> None:
-    """Send two blank images through, because some sizes only show in the forward pass."""
+    """Send two blank images through, because some sizes only show in the forward pass, and some in training."""
     height, width, channels = image_shape
-    network.eval()
+    blank_NCHW = torch.zeros(2, channels, height, width)
+    trial = copy.deepcopy(network)  # a forward pass in training changes the statistics of batch norm
     try:
-        with torch.inference_mode():
-            network(torch.zeros(2, channels, height, width))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise DoesNotFit(f"{name!r} can't take images of {height}x{width}x{channels}: {error}") from None
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            trial.eval()(blank_NCHW)
+            trial.train()(blank_NCHW)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        verb = "be trained on" if trial.training else "take"
+        problem = str(error).partition("\n")[0]
+        raise DoesNotFit(f"{name!r} can't {verb} images of {height}x{width}x{channels}: {problem}") from None

@@ -1,13 +1,21 @@
 """The layers of a YAML network: their grammar and the shapes they make. Knows no torch."""
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from steelyard.yaml_file import Strict
 
+
+def _true_only(value: object) -> object:
+    if value is not True:
+        raise ValueError("true adds the layer; to have none, leave the line out")
+    return value
+
+
 Count = Annotated[int, Field(ge=1)]
+Flag = Annotated[Literal[True], BeforeValidator(_true_only)]
 Shape = tuple[int, ...]  # (height, width, channels), or (features,) once flat
 
 KINDS = ("conv", "pool", "batch_norm", "dropout", "global_pool", "flatten", "dense")
@@ -22,10 +30,10 @@ class Layer(Strict):
 
     conv: Count | None = None
     pool: Count | None = None
-    batch_norm: Annotated[bool, Field(strict=True)] | None = None
+    batch_norm: Flag | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    global_pool: Annotated[bool, Field(strict=True)] | None = None
-    flatten: Annotated[bool, Field(strict=True)] | None = None
+    global_pool: Flag | None = None
+    flatten: Flag | None = None
     dense: Count | None = None
     kernel: Count | None = None
     stride: Count | None = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
-from steelyard.errors import OutOfDeviceMemory, TrainingDiverged
+from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged
 from steelyard.models.build import Network, build
 from steelyard.params import Candidate, Training
 
@@ -62,31 +62,21 @@ def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], Non
         observe: called with each epoch's figures, as they come.
 
     Raises:
-        DoesNotFit: the network can't take these images.
+        DoesNotFit: the network can't be built, or can't be trained on these images.
         TrainingDiverged: the loss became NaN or infinite.
-        OutOfDeviceMemory: the batch does not fit the device.
+        OutOfDeviceMemory: the network or its batch does not fit the device.
     """
     started = time.monotonic()
-    torch.manual_seed(candidate.training.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
-    model = Normalised(network, *_mean_and_std(dataset.images_NHWC("train"))).to(device)
     history: list[Epoch] = []
-    weights: dict[str, Tensor] = {}
-    try:
-        for epoch in _epochs(model, dataset, candidate.training, device):
-            observe(epoch)
-            log.info(
-                "%s: epoch %d of %d, loss %.3f, validation accuracy %.3f, %.1f s",
-                *(candidate.name, epoch.epoch, candidate.training.epochs),
-                *(epoch.train_loss, epoch.validation_accuracy, epoch.seconds),
-            )
-            if not history or epoch.validation_loss < min(e.validation_loss for e in history):
-                weights = copy.deepcopy(model.state_dict())
-            history.append(epoch)
-    except torch.OutOfMemoryError as error:
-        raise OutOfDeviceMemory(f"batch_size {candidate.training.batch_size} does not fit {device}: {error}") from None
-    model.load_state_dict(weights)
+    for epoch, model in _attempt(candidate, dataset, device):
+        observe(epoch)
+        log.info(
+            "%s: epoch %d of %d, loss %.3f, validation accuracy %.3f, %.1f s",
+            *(candidate.name, epoch.epoch, candidate.training.epochs),
+            *(epoch.train_loss, epoch.validation_accuracy, epoch.seconds),
+        )
+        history.append(epoch)
     return Trained(
         model=model.eval().cpu(),
         history=tuple(history),
@@ -94,6 +84,32 @@ def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], Non
         seconds=time.monotonic() - started,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     )
+
+
+def _attempt(candidate: Candidate, dataset: Dataset, device: torch.device) -> Iterator[tuple[Epoch, Normalised]]:
+    """Build and train a network, and yield it after each epoch; at the end it has the weights of the best.
+
+    It is a generator so that its `try` holds what the network does, and nothing of what the caller does in between.
+    """
+    recipe, lowest = candidate.training, math.inf
+    mean_C, std_C = _mean_and_std(dataset.images_NHWC("train"))
+    try:
+        torch.manual_seed(recipe.seed)
+        network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
+        model = Normalised(network, mean_C, std_C).to(device)
+        for epoch in _epochs(model, dataset, recipe, device):
+            if epoch.validation_loss < lowest:
+                weights, lowest = copy.deepcopy(model.state_dict()), epoch.validation_loss
+            yield epoch, model
+        model.load_state_dict(weights)
+    except torch.OutOfMemoryError as error:
+        problem = f"the network, at batch_size {recipe.batch_size}, does not fit {device}: {_first_line(error)}"
+        raise OutOfDeviceMemory(problem) from None
+    except torch.AcceleratorError:  # a RuntimeError too, but the device's fault rather than the network's
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        problem = f"the network can't be trained at batch_size {recipe.batch_size}: {_first_line(error)}"
+        raise DoesNotFit(problem) from error
 
 
 def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch.device) -> Iterator[Epoch]:
@@ -183,3 +199,7 @@ def _mean_and_std(images_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], 
         sums, squares, pixels = sums + chunk.sum(0), squares + (chunk**2).sum(0), pixels + len(chunk)
     mean_C = np.asarray(sums / pixels)
     return mean_C, np.sqrt(np.maximum(squares / pixels - mean_C**2, 1e-6))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -131,6 +132,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def listening(pid: int) -> set[tuple[str, int]]:
+    """The addresses, in the kernel's hexadecimal, and TCP ports at which a process listens."""
+    sockets = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
+    ]
+    ends = [line[1].split(":") for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets]
+    return {(address, int(port, 16)) for address, port in ends}
+
+
 def eventually(condition: Callable[[], object], timeout_s: float = 30, what: str = "it") -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + timeout_s
@@ -197,15 +208,15 @@ def _answers(server: Running, path: str) -> bool:
 
 @contextlib.contextmanager
 def running(
-    module: str, log: Path, ready: str | None, *arguments: str, http_port: int, grpc_port: int = 0
+    module: str, log: Path, ready: str | None, *arguments: str, http_port: int, grpc_port: int | None = None
 ) -> Iterator[Running]:
     """Start `python -m module`, wait until a page answers, and end it."""
     command = [sys.executable, "-m", module, "--http-port", str(http_port), *arguments]
-    if grpc_port:
+    if grpc_port is not None:
         command += ["--grpc-port", str(grpc_port)]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=Path(__file__).parents[2])
-    server = Running(process, http_port, log, grpc_port)
+    server = Running(process, http_port, log, grpc_port or 0)
     try:
         if ready is not None:
             eventually(lambda: _answers(server, ready), 60, f"{module} ready")
@@ -221,7 +232,7 @@ def running(
 
 
 @contextlib.contextmanager
-def predictor(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
+def predictor(bundle: Path, folder: Path, *arguments: str, grpc_port: int | None = None) -> Iterator[Running]:
     """A predictor over a bundle, whose log lies in a folder."""
     with running(
         "serving.predictor",
@@ -229,7 +240,7 @@ def predictor(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
         "/v2/models/tiny/ready",
         *("--model-dir", str(bundle), "--name", "tiny", "--host", "127.0.0.1", "--drain-s", "0", *arguments),
         http_port=free_port(),
-        grpc_port=free_port(),
+        grpc_port=free_port() if grpc_port is None else grpc_port,
     ) as server:
         yield server
 

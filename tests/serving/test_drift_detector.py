@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_kit import CLASSES, EMBEDDING, Running, detector, eventually, samples_of, traffic, write_profile
+from serving_kit import CLASSES, EMBEDDING, Running, detector, eventually, listening, samples_of, traffic, write_profile
 from test_tap import samples_at, worker_of
 
 from steelyard.drift.samples import Samples
@@ -43,6 +43,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watching(profile_folder: Path, shared: Path) -> Iterator[Running]:
     with detector(profile_folder, shared / "drift.sock", shared) as running:
         yield running
+
+
+@pytest.mark.parametrize(("flags", "address"), [((), "00000000"), (("--host", "127.0.0.1"), "0100007F")])
+def test_the_pages_are_served_at_the_host_given(path: Path, flags: tuple[str, ...], address: str) -> None:
+    with detector(path.parent, path, path.parent, *flags) as running:
+        assert listening(worker_of(running)) == {(address, running.http_port)}
 
 
 def test_drift_is_reported_logged_and_counted(watching: Running, shared: Path, bundle_folder: Path) -> None:
@@ -97,7 +103,7 @@ def test_without_a_profile_it_says_so_once_and_waits_for_one(tmp_path: Path, pat
         eventually(lambda: samples_at(running) == 10)
         report = running.get("/report").json()
         assert (report["state"], report["alarms"]) == ("NO_PROFILE", [])
-        assert "holds no reference.json" in str(report["reason"])
+        assert "reference.json" in str(report["reason"])
         assert running.metric("drift_state") == -1
         time.sleep(1.5)
         assert running.log.read_text().count("no drift is detected") == 1

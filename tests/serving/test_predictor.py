@@ -16,7 +16,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from numpy.typing import NDArray
-from serving_kit import CLASSES, SHAPE, VERSION, Answer, Running, b64, noise, png, predictor, write_bundle
+from serving_kit import CLASSES, SHAPE, VERSION, Answer, Running, b64, listening, noise, png, predictor, write_bundle
 
 from steelyard.bundle import ModelBundle
 
@@ -397,6 +397,12 @@ def test_sigterm_first_drains_and_then_ends_cleanly(bundle_folder: Path, tmp_pat
         with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
             assert GRPCInferenceServiceStub(channel).ModelInfer(infer_request()).model_name == "tiny"
         assert running.process.wait(10) == 0
+
+
+def test_grpc_port_0_is_no_grpc(bundle_folder: Path, tmp_path: Path) -> None:
+    with predictor(bundle_folder, tmp_path, grpc_port=0) as running:
+        assert listening(running.process.pid) == {("0100007F", running.http_port)}
+        assert running.stop(within_s=20) == 0
 
 
 def test_a_changed_model_is_not_served(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch import nn
 
-from steelyard.errors import DoesNotFit
-from steelyard.models.build import build
+from steelyard.errors import DoesNotFit, InvalidFile
+from steelyard.models.build import _replace_stem, build
 from steelyard.models.layers import Layer, check_layers
-from steelyard.params import Candidate
+from steelyard.params import Candidate, Params
 
 
 def _candidate(**architecture: object) -> Candidate:
@@ -49,9 +50,59 @@ def test_a_torchvision_network_gets_our_head_and_takes_our_channels(stem: str, c
     assert (logits_NC.shape, embedding_ND.shape) == ((2, 7), (2, 512))
 
 
-def test_the_small_stem_keeps_every_pixel() -> None:
-    body = build(_candidate(arch="resnet18", stem="small"), (16, 16, 3), classes=2).body
-    assert body.maxpool(body.conv1(torch.zeros(1, 3, 16, 16))).shape == (1, 64, 16, 16)
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *("resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "regnet_x_400mf"),
+        *("mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s"),
+    ],
+)
+def test_the_small_stem_keeps_every_pixel(arch: str) -> None:
+    body = build(_candidate(arch=arch, stem="small"), (16, 16, 3), classes=2).body
+    first = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
+    assert first(torch.zeros(1, 3, 16, 16)).shape[2:] == (16, 16)
+    assert not any(isinstance(module, nn.MaxPool2d) for module in body.modules())
+
+
+@pytest.mark.parametrize(
+    "arch", ["densenet121", "googlenet", "vgg11", "alexnet", "convnext_tiny", "swin_t", "vit_b_16"]
+)
+def test_the_small_stem_is_refused_where_it_would_not_keep_every_pixel(arch: str) -> None:
+    with pytest.raises(DoesNotFit, match=f"'stem: small' does not suit '{arch}'; it suits the families resnet, "):
+        build(_candidate(arch=arch, stem="small"), (32, 32, 3), classes=2)
+
+
+@pytest.mark.parametrize("stem", ["standard", "small"])
+def test_a_new_first_convolution_keeps_groups_and_dilation(stem: str) -> None:
+    body = nn.Sequential(nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2))
+    _replace_stem(body, stem, channels=2)
+    assert (body[0].groups, body[0].dilation) == (2, (2, 2))
+    assert body(torch.zeros(1, 2, 9, 9)).shape == (1, 8, 9, 9)
+
+
+@pytest.mark.filterwarnings("ignore")  # torchvision's own, of the initialisation
+def test_an_architecture_that_can_only_answer_is_refused() -> None:
+    with pytest.raises(DoesNotFit, match=r"'googlenet' can't be trained on images of 32x32x3: .*GoogLeNetOutputs$"):
+        build(_candidate(arch="googlenet"), (32, 32, 3), classes=2)
+
+
+def test_the_trial_leaves_no_trace_in_the_network() -> None:
+    torch.manual_seed(0)
+    network = build(_candidate(arch="mobilenet_v3_small"), (32, 32, 3), classes=2)
+    assert {int(value) for name, value in network.state_dict().items() if name.endswith("batches_tracked")} == {0}
+
+
+@pytest.mark.parametrize("kind", ["batch_norm", "flatten", "global_pool"])
+@pytest.mark.parametrize("value", ["false", "1", "yes please"])
+def test_a_layer_without_a_number_is_either_true_or_left_out(kind: str, value: str) -> None:
+    text = f"""
+task: classification
+data: {{source: digits, image_size: 8}}
+candidates: {{x: {{layers: [{{{kind}: {value}}}, {{flatten: true}}]}}}}
+"""
+    complaint = rf"candidates\.x\.layers\.0\.{kind}: true adds the layer; to have none, leave the line out"
+    with pytest.raises(InvalidFile, match=complaint):
+        Params.from_yaml(text)
 
 
 @pytest.mark.parametrize(

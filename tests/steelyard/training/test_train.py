@@ -7,12 +7,12 @@ from safetensors.torch import load_file
 
 from steelyard.bundle import WEIGHTS_FILE, Epoch, ModelBundle, sha256
 from steelyard.data.dataset import Dataset
-from steelyard.errors import ExportDiffers, TrainingDiverged
+from steelyard.errors import DoesNotFit, ExportDiffers, OutOfDeviceMemory, TrainingDiverged
 from steelyard.params import Candidate, Training
 from steelyard.training import export as exporting
 from steelyard.training.export import export
 from steelyard.training.run_key import run_key
-from steelyard.training.train import _batches, train
+from steelyard.training.train import Normalised, _batches, train
 
 
 def _with(candidate: Candidate, **recipe: object) -> Candidate:
@@ -39,6 +39,52 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(candidate: Candidate, 
 def test_a_loss_that_leaves_the_numbers_ends_the_candidate(candidate: Candidate, dataset: Dataset) -> None:
     with pytest.raises(TrainingDiverged, match=r"the loss became (nan|inf) in epoch \d+; try a lower learning_rate"):
         train(_with(candidate, learning_rate=1e30), dataset, lambda epoch: None)
+
+
+@pytest.mark.parametrize(
+    ("layers", "batch_size", "complaint"),
+    [
+        ([{"flatten": True}, {"batch_norm": True}], 1, "at batch_size 1: Expected more than 1 value per channel"),
+        ([{"flatten": True}, {"dense": 10**11}], 64, "at batch_size 64: .*allocate"),
+        ([{"flatten": True}, {"dense": 10**20}], 64, "at batch_size 64: .*[Oo]verflow"),
+    ],
+)
+def test_a_network_that_can_t_be_trained_ends_the_candidate_in_one_line(
+    dataset: Dataset, layers: list[dict[str, object]], batch_size: int, complaint: str
+) -> None:
+    candidate = _with(Candidate.model_validate({"name": "x", "layers": layers}), batch_size=batch_size)
+    with pytest.raises(DoesNotFit, match=f"^the network can't be trained {complaint}") as caught:
+        train(candidate, dataset, lambda epoch: None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nlong advice"), OutOfDeviceMemory),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), torch.AcceleratorError),
+    ],
+)
+def test_a_full_device_is_the_candidate_s_fault_and_a_broken_one_is_not(
+    candidate: Candidate, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: type[Exception]
+) -> None:
+    def refuse(*_: object) -> Normalised:
+        raise raised
+
+    monkeypatch.setattr(Normalised, "to", refuse)
+    with pytest.raises(told, match=r"CUDA [^\n]*$"):
+        train(candidate, dataset, lambda epoch: None)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, TypeError, OSError, torch.OutOfMemoryError])
+def test_an_error_of_the_observer_is_not_the_candidate_s(
+    candidate: Candidate, dataset: Dataset, kind: type[Exception]
+) -> None:
+    def observe(epoch: Epoch) -> None:
+        raise kind("MLflow does not answer")
+
+    with pytest.raises(kind, match=r"^MLflow does not answer$"):
+        train(candidate, dataset, observe)
 
 
 def test_a_bundle_answers_like_the_network_for_any_batch(bundle: ModelBundle, dataset: Dataset) -> None:
