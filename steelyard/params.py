@@ -51,8 +51,8 @@ class Candidate(Strict):
     """An architecture, a recipe and a seed, with everything resolved: what one training needs to know.
 
     The architecture is either a list of layers or the name of a torchvision classification model; `stem: small`
-    replaces the latter's first layers by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels; it is
-    for families whose first convolution halves the image, such as resnet, mobilenet and efficientnet.
+    replaces the latter's first layers by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels;
+    it is for families whose first convolution halves the image, such as resnet, mobilenet and efficientnet.
     """
 
     name: CandidateName

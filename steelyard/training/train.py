@@ -69,7 +69,7 @@ def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], Non
     started = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     history: list[Epoch] = []
-    for epoch, model in _attempt(candidate, dataset, device):
+    for epoch, model in _attempt(candidate, dataset, device):  # noqa: B007 - the last one is what was trained
         observe(epoch)
         log.info(
             "%s: epoch %d of %d, loss %.3f, validation accuracy %.3f, %.1f s",
