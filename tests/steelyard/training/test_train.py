@@ -125,3 +125,15 @@ def test_every_image_is_in_one_batch_and_none_is_alone(images: int, size: int) -
 
 def test_the_weights_file_is_covered_by_its_checksum(bundle: ModelBundle) -> None:
     assert bundle.index.files[WEIGHTS_FILE] == sha256(bundle.folder / WEIGHTS_FILE)
+
+
+def test_the_weights_are_those_of_the_epoch_with_the_lowest_validation_loss(
+    candidate: Candidate, dataset: Dataset
+) -> None:
+    trained = train(_with(candidate, epochs=12, learning_rate=1.0), dataset, lambda epoch: None)
+    losses = [epoch.validation_loss for epoch in trained.history]
+    with torch.inference_mode():
+        logits_NC, _ = trained.model(torch.from_numpy(np.array(dataset.images_NHWC("validation"))))
+        loss = torch.nn.functional.cross_entropy(logits_NC, torch.from_numpy(dataset.labels_N("validation")))
+    assert loss.item() == pytest.approx(min(losses), rel=1e-4)
+    assert trained.best_epoch < 12, "this recipe is meant to end worse than it was"
