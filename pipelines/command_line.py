@@ -93,10 +93,8 @@ def _run(options: argparse.Namespace) -> int:
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(output / "mlflow.db")
     with claimed(output):
         summary = run_project(project, output, tracking_uri, tell)
-    if options.json:
-        print(json.dumps(summary.as_json(), indent=1))
-    else:
-        print(summary.as_text())
+    text = json.dumps(summary.as_json(), indent=1) if options.json else summary.as_text()
+    sys.stdout.write(text + "\n")  # rather than print, which kfp.local replaces with one that indents
     return WINNER if summary.winner else NOBODY
 
 

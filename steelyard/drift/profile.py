@@ -128,7 +128,7 @@ class ReferenceProfile:
         index = ReferenceIndex.read(folder / INDEX_FILE)
         file = folder / ARRAYS_FILE
         if not file.exists():
-            raise ArtifactError(f"{folder}: holds no {ARRAYS_FILE}")
+            raise ArtifactError(f"{folder}: holds no readable {ARRAYS_FILE}")
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != index.arrays_sha256:
             raise ArtifactError(f"{file}: differs from the checksum in {INDEX_FILE}")

@@ -29,7 +29,7 @@ def test_a_profile_lies_in_a_folder_beside_other_files(profile: ReferenceProfile
 def test_a_missing_file_is_named(profile: ReferenceProfile, tmp_path: Path, name: str) -> None:
     profile.write(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(ArtifactError, match=f"holds no {re.escape(name)}"):
+    with pytest.raises(ArtifactError, match=f"holds no readable {re.escape(name)}"):
         ReferenceProfile.read(tmp_path)
 
 
