@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -165,6 +166,8 @@ def _add_serve(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _serve(options: argparse.Namespace) -> int:
     from pipelines.main_job import serve_until_interrupted
 
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started it ignores Ctrl-C for it
+        signal.signal(stop, signal.default_int_handler)
     output = options.folder / ".steelyard" if (options.folder / ".steelyard").is_dir() else options.folder
     serve_until_interrupted(output, options.port, options.grpc_port, options.drift_port, _say)
     return WINNER

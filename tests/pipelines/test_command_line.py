@@ -92,7 +92,7 @@ def test_serve_answers_until_it_is_interrupted(project: Path, first_run: "subpro
     ready = urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/v2/models/acme/ready")
     report = urllib3.request("GET", f"http://127.0.0.1:{ports['--drift-port']}/report").json()
     assert (ready.status, report["state"], report["samples"]) == (200, "OK", 0)
-    serving.send_signal(signal.SIGINT)
+    serving.send_signal(signal.SIGTERM)
     assert serving.wait(20) == 0
     with pytest.raises(urllib3.exceptions.HTTPError):
         urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/", retries=False)
