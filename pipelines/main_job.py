@@ -10,6 +10,7 @@ from pipelines.local import Outcome, run_locally
 from pipelines.pod import free_port, serving_pod
 from pipelines.project import Project
 from pipelines.rehearsal import Rehearsal, rehearse
+from steelyard.bundle import ModelBundle
 from steelyard.errors import InputError
 from steelyard.selection.select import read_scorecards
 from steelyard.selection.selection import Selection
@@ -88,7 +89,10 @@ def serve_until_interrupted(
     """
     if not (output / "model").is_dir():
         raise InputError(f"{output}: holds no selected model; run `steelyard run` first")
-    name = Selection.read(output / "selection" / "selection.json").client
+    selection = Selection.read(output / "selection" / "selection.json")
+    if ModelBundle(output / "model").index.candidate != selection.winner:
+        raise InputError(f"{output}: model/ is not the winner of selection/; run `steelyard run` again")
+    name = selection.client
     with serving_pod(output / "model", name, http_port, grpc_port, drift_port, output / "serve.log") as pod:
         tell(f"model    {pod.predictor_url}/v1/models/{name}:predict and {pod.predictor_url}/v2/models/{name}/infer")
         tell(f"drift    {pod.detector_url}/report and {pod.detector_url}/metrics")

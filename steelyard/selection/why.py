@@ -13,7 +13,7 @@ def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> 
     praise = f"{winner} is the choice for {contract.client}, with a utility of {chosen.utility:.3f} out of 1"
     rivals = [ranked for ranked in ranking if ranked.candidate != winner]
     if not rivals:
-        return f"{praise}: it is the only candidate that meets every hard limit."
+        return f"{praise}: no other candidate is eligible."
     tied = [ranked for ranked in rivals if ranked.tied]
     if tied:
         others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)

@@ -15,7 +15,7 @@ import urllib3
 
 from pipelines.command_line import main
 from pipelines.output import claimed
-from pipelines.pod import free_port
+from pipelines.pod import free_port, serving_pod
 from steelyard.errors import InputError, SteelyardError
 from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
@@ -211,11 +211,9 @@ def test_an_output_folder_is_held_by_one_run_at_a_time_and_never_somebody_else_s
         pass
 
 
-def test_a_port_that_is_taken_is_named(
-    project: Path, first_run: "subprocess.CompletedProcess[str]", capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        (project / ".steelyard" / "model").mkdir(exist_ok=True)
-        assert main(["serve", str(project), "--port", str(port)]) == 2
-    assert f"port {port} is taken" in capsys.readouterr().err
+        pod = serving_pod(tmp_path, "acme", port, free_port(), free_port(), tmp_path / "log")
+        with pytest.raises(InputError, match=f"port {port} is taken"), pod:
+            pass
