@@ -167,10 +167,17 @@ def _serve(options: argparse.Namespace) -> int:
     from pipelines.main_job import serve_until_interrupted
 
     for stop in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started it ignores Ctrl-C for it
-        signal.signal(stop, signal.default_int_handler)
+        signal.signal(stop, _stop_once)
     output = options.folder / ".steelyard" if (options.folder / ".steelyard").is_dir() else options.folder
     serve_until_interrupted(output, options.port, options.grpc_port, options.drift_port, _say)
     return WINNER
+
+
+def _stop_once(_number: int, _frame: object) -> None:
+    """Begin the end, and let nothing interrupt it."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _add_compile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
