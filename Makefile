@@ -5,8 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXAMPLE ?= examples/digits
 IMAGE_PREFIX ?= steelyard
-IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-IMAGES := base train predictor drift-detector
+# An image's tag says which source is in it; `-dirty` where that is not all committed.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(if $(shell git status --porcelain 2>/dev/null),-dirty)
+IMAGE_TAG := $(or $(IMAGE_TAG),$(VERSION)$(addprefix -,$(REVISION)))
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -28,31 +30,44 @@ lint: $(INSTALLED)  ## style and import rules
 type: $(INSTALLED)  ## strict types
 	@$(BIN)/mypy
 
-compile: $(INSTALLED)  ## pipelines for a registry and tag into build/pipelines; without them the committed ones
-	@$(BIN)/steelyard compile --output $(if $(filter command environment,$(origin IMAGE_PREFIX) $(origin IMAGE_TAG)),build/pipelines,pipelines/compiled) \
-		--image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
+compile: $(INSTALLED)  ## the release's pipelines anew into pipelines/compiled
+	@$(BIN)/steelyard compile --output pipelines/compiled
 
-manifests: $(INSTALLED)  ## Kubernetes manifests likewise, into build/manifests or manifests/rendered
-	@$(BIN)/python manifests/render.py --output $(if $(filter command environment,$(origin IMAGE_PREFIX) $(origin IMAGE_TAG)),build/manifests,manifests/rendered) \
-		--image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
+manifests: $(INSTALLED)  ## the release's Kubernetes manifests anew into manifests/rendered, with kubectl
+	@$(BIN)/python manifests/render.py
 
-images:  ## all container images, with docker
-	docker build $(DOCKER_BUILD_ARGS) -f components/Dockerfile --target base -t $(IMAGE_PREFIX)/base-python:$(IMAGE_TAG) .
-	docker build $(DOCKER_BUILD_ARGS) -f components/Dockerfile --target train -t $(IMAGE_PREFIX)/train-python:$(IMAGE_TAG) .
-	docker build $(DOCKER_BUILD_ARGS) -f serving/Dockerfile --target predictor -t $(IMAGE_PREFIX)/predictor:$(IMAGE_TAG) .
-	docker build $(DOCKER_BUILD_ARGS) -f serving/Dockerfile --target drift-detector -t $(IMAGE_PREFIX)/drift-detector:$(IMAGE_TAG) .
+# $(call build_image,folder of the Dockerfile,target,name)
+define build_image
+docker build $(DOCKER_BUILD_ARGS) -f $(1)/Dockerfile --target $(2) -t $(IMAGE_PREFIX)/$(3):$(IMAGE_TAG) .
+$(if $(IMAGE_LOAD),$(IMAGE_LOAD) $(IMAGE_PREFIX)/$(3):$(IMAGE_TAG))
+endef
+
+images:  ## all container images, with docker: IMAGE_PREFIX/NAME:IMAGE_TAG, each handed to IMAGE_LOAD; then `make deployment`
+	$(call build_image,components,base,base-python)
+	$(call build_image,components,train,train-python)
+	$(call build_image,serving,predictor,predictor)
+	$(call build_image,serving,drift-detector,drift-detector)
+	@$(MAKE) --no-print-directory deployment IMAGE_PREFIX=$(IMAGE_PREFIX) IMAGE_TAG=$(IMAGE_TAG)
+
+deployment: $(INSTALLED)  ## pipelines and manifests for the images of IMAGE_PREFIX and IMAGE_TAG, into build/
+	@$(BIN)/steelyard compile --output build/pipelines --image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
+	@$(BIN)/python manifests/render.py --output build/manifests --image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
+
+print-image-tag:
+	@echo $(IMAGE_TAG)
 
 bench: $(INSTALLED)  ## each comparison with a peer, side by side
 	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
-LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url
+LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --no-header \
+	--no-annotate --no-emit-index-url
+PART = $(LOCK) --constraints requirements/dev.txt
 lock: $(INSTALLED)  ## requirements/*.txt anew from pyproject.toml: all together first, then each part under it
-	@$(LOCK) --all-extras --generate-hashes -o requirements/dev.txt
-	@$(LOCK) --all-extras -o build/constraints.txt
-	@$(LOCK) -c build/constraints.txt --generate-hashes --extra evaluate --extra pipeline -o requirements/base.txt
-	@$(LOCK) -c build/constraints.txt --generate-hashes --extra train --extra pipeline -o requirements/train.txt
-	@$(LOCK) -c build/constraints.txt --generate-hashes --extra serve -o requirements/predictor.txt
-	@$(LOCK) -c build/constraints.txt --generate-hashes --extra drift -o requirements/drift-detector.txt
+	@$(LOCK) --all-extras -o requirements/dev.txt
+	@$(PART) --extra evaluate --extra pipeline --extra server -o requirements/base.txt
+	@$(PART) --extra train --extra pipeline -o requirements/train.txt
+	@$(PART) --extra serve -o requirements/predictor.txt
+	@$(PART) --extra drift -o requirements/drift-detector.txt
 
 $(INSTALLED): requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "steelyard needs Python 3.11, 3.12 or 3.13: install one, or run make PYTHON=/path/to/it"; exit 1; }
@@ -63,4 +78,4 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-.PHONY: help install run serve test lint type compile manifests images bench lock
+.PHONY: help install run serve test lint type compile manifests images deployment print-image-tag bench lock

@@ -1,50 +1,47 @@
-"""Render every overlay into one file for `kubectl apply -f`.
+"""Render the overlays, or lay a kustomization with other images over each.
 
-python manifests/render.py                                            # rewrites manifests/rendered/
-python manifests/render.py --check                                    # says which of them are stale
-python manifests/render.py --output build/manifests --image-prefix registry.example.com/steelyard --image-tag 0.1.0
-
-Uses kubectl or kustomize. Where neither is installed it takes the committed renderings, replaces image prefix and tag
-in them, and says so.
+python manifests/render.py            # rewrites manifests/rendered/, one file an overlay, with kubectl or kustomize
+python manifests/render.py --check    # says which of them are stale
+python manifests/render.py --output build/manifests --image-prefix registry.example.com/ml --image-tag 0.1.0
 """
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 HERE = Path(__file__).resolve().parent
-COMMITTED = HERE / "rendered"
+RENDERED = HERE / "rendered"
 OVERLAYS = ("local", "production")
-IMAGES = ("base-python", "train-python", "predictor", "drift-detector")
-PREFIX, TAG = "steelyard", "0.1.0"  # as written in the manifests
+PREFIX, IMAGE, TAG = "steelyard", "base-python", "0.1.0"  # the one image that the manifests name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0, 1 where a rendering is stale, or 3 where --check has no tool to check with."""
+    """Return 0, or 1 where a rendering is stale."""
     options = _options(arguments)
+    if options.output:
+        for overlay in OVERLAYS:
+            print(write_kustomization(overlay, options.output, options.image_prefix, options.image_tag))
+        return 0
     tool = kustomize_command()
-    if options.check:
-        return _check(tool)
-    options.output.mkdir(parents=True, exist_ok=True)
-    for overlay in OVERLAYS:
-        if tool:
-            text, how = render(overlay, tool, options.image_prefix, options.image_tag), f"rendered by {' '.join(tool)}"
-        else:
-            text = with_images(
-                (COMMITTED / f"{overlay}.yaml").read_text("utf-8"), options.image_prefix, options.image_tag
-            )
-            how = "not rendered: neither kubectl nor kustomize is on PATH; committed rendering with its images replaced"
-        (options.output / f"{overlay}.yaml").write_text(text, encoding="utf-8")
-        print(f"{options.output / f'{overlay}.yaml'}: {how}")
-    return 0
+    if not tool:
+        sys.exit("rendering takes kubectl or kustomize: neither is on PATH")
+    return _check(tool) if options.check else _rewrite(tool)
+
+
+def write_kustomization(overlay: str, output: Path, image_prefix: str, image_tag: str) -> Path:
+    """Write a folder for `kubectl apply -k`: the overlay with its image taken from elsewhere."""
+    folder = output.resolve() / overlay
+    folder.mkdir(parents=True, exist_ok=True)
+    new = {"name": f"{PREFIX}/{IMAGE}", "newName": f"{image_prefix}/{IMAGE}", "newTag": image_tag}
+    content = {"resources": [os.path.relpath(HERE / "overlays" / overlay, folder)], "images": [new]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return output / overlay
 
 
 def kustomize_command() -> list[str]:
@@ -54,39 +51,31 @@ def kustomize_command() -> list[str]:
     return ["kustomize", "build"] if shutil.which("kustomize") else []
 
 
-def render(overlay: str, tool: Sequence[str], image_prefix: str = PREFIX, image_tag: str = TAG) -> str:
-    """Render an overlay with other images, through a kustomization laid over it."""
-    names = [{"name": f"{PREFIX}/{n}", "newName": f"{image_prefix}/{n}", "newTag": image_tag} for n in IMAGES]
-    with tempfile.TemporaryDirectory() as folder:
-        resource = os.path.relpath(HERE / "overlays" / overlay, Path(folder).resolve())
-        Path(folder, "kustomization.yaml").write_text(
-            yaml.safe_dump({"resources": [resource], "images": names}), "utf-8"
-        )
-        done = subprocess.run([*tool, folder], capture_output=True, text=True, check=False)
+def render(overlay: str, tool: Sequence[str]) -> str:
+    """Render an overlay."""
+    done = subprocess.run([*tool, str(HERE / "overlays" / overlay)], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{overlay}: {' '.join(tool)}: {done.stderr.strip()}")
     return f"# Rendered from manifests/overlays/{overlay} by manifests/render.py; edit that instead.\n{done.stdout}"
 
 
-def with_images(text: str, image_prefix: str, image_tag: str) -> str:
-    """Replace prefix and tag of this project's images in a rendering."""
-    images = re.compile(rf"(image: ){re.escape(PREFIX)}/({'|'.join(IMAGES)}):{re.escape(TAG)}$", re.MULTILINE)
-    return images.sub(lambda found: f"{found[1]}{image_prefix}/{found[2]}:{image_tag}", text)
-
-
 def stale(overlay: str, tool: Sequence[str]) -> bool:
     """Whether the committed rendering says something else than its overlay; in which order depends on kustomize."""
-    return _objects(render(overlay, tool)) != _objects((COMMITTED / f"{overlay}.yaml").read_text(encoding="utf-8"))
+    return _objects(render(overlay, tool)) != _objects((RENDERED / f"{overlay}.yaml").read_text(encoding="utf-8"))
 
 
 def _objects(text: str) -> dict[tuple[str, str], object]:
     return {(found["kind"], found["metadata"]["name"]): found for found in yaml.safe_load_all(text)}
 
 
+def _rewrite(tool: Sequence[str]) -> int:
+    for overlay in OVERLAYS:
+        (RENDERED / f"{overlay}.yaml").write_text(render(overlay, tool), encoding="utf-8")
+        print(f"manifests/rendered/{overlay}.yaml")
+    return 0
+
+
 def _check(tool: Sequence[str]) -> int:
-    if not tool:
-        print("not checked: neither kubectl nor kustomize is on PATH")
-        return 3
     found = [overlay for overlay in OVERLAYS if stale(overlay, tool)]
     for overlay in found:
         print(f"manifests/rendered/{overlay}.yaml is stale: run python manifests/render.py")
@@ -94,12 +83,10 @@ def _check(tool: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Render every overlay into one file.")
-    parser.add_argument(
-        "--output", type=Path, default=COMMITTED, help="folder to write to (default: manifests/rendered)"
-    )
-    parser.add_argument("--image-prefix", default=PREFIX, help=f"default: {PREFIX}")
-    parser.add_argument("--image-tag", default=TAG, help=f"default: {TAG}")
+    parser = argparse.ArgumentParser(description="Render the overlays, or lay a kustomization over each.")
+    parser.add_argument("--output", type=Path, help="folder for the kustomizations; without it, render")
+    parser.add_argument("--image-prefix", default=PREFIX, help="registry and path (default: %(default)s)")
+    parser.add_argument("--image-tag", default=TAG, help="(default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a committed rendering is stale")
     return parser.parse_args(arguments)
 

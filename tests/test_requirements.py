@@ -10,8 +10,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {
-    "dev": ["train", "evaluate", "serve", "drift", "pipeline", "dashboard", "dev"],
-    "base": ["evaluate", "pipeline"],
+    "dev": ["train", "evaluate", "server", "serve", "drift", "pipeline", "dashboard", "dev"],
+    "base": ["evaluate", "pipeline", "server"],
     "train": ["train", "pipeline"],
     "predictor": ["serve"],
     "drift-detector": ["drift"],

@@ -1,6 +1,8 @@
 """What every image of ours must fulfil; the images themselves are built by the CI job `images`."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,13 @@ def test_the_source_is_copied_last(text: str) -> None:
         copies = [line for line in stages(text)[name][1].splitlines() if line.startswith("COPY")]
         assert copies[0].startswith("COPY --from=")
         assert not [line for line in copies[1:] if "--from=" in line]
+
+
+def test_the_tag_says_which_source_is_in_an_image_and_can_be_chosen() -> None:
+    command, environment = ["make", "--silent", "print-image-tag"], {"PATH": os.environ["PATH"]}
+    tag, chosen = (
+        subprocess.run(command, cwd=ROOT, env=environment | given, capture_output=True, text=True, check=True).stdout
+        for given in ({}, {"IMAGE_TAG": "mine"})
+    )
+    assert re.fullmatch(r"\d+\.\d+\.\d+(-[0-9a-f]{12}(-dirty)?)?\n", tag)
+    assert chosen == "mine\n"
