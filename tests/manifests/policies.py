@@ -1,10 +1,12 @@
 """What every manifest must fulfil. A policy takes one object and yields a sentence for each violation.
 
-`FIELDS` comes from the Kubernetes client's own models, so a misspelt field is found without a cluster.
+Fields are compared with the models of the Kubernetes and KServe clients, so a misspelt one is found without a cluster.
 """
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 Object = dict[str, Any]
@@ -24,7 +26,14 @@ RESTRICTED_VOLUMES = {
 LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "part-of")}
 CREDENTIAL = re.compile(r"(?i)(password|passwd|secret|token|credential|access_?key|api_?key)")
 CREDENTIAL_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
-PREDICTOR_FIELDS = {"minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "timeout", "labels", "annotations"}
+README = Path(__file__).parents[2] / "manifests/README.md"
+NEW_SECRET = re.compile(r"kubectl -n (\S+) create secret generic (\S+)((?:.*\\\n)+.*)")
+SECRETS = {
+    (namespace, name, key)
+    for namespace, name, options in NEW_SECRET.findall(README.read_text("utf-8"))
+    for key in re.findall(r"--from-literal=([\w-]+)=", options)
+}
+PLAIN = {"str": {str}, "int": {int}, "bool": {bool}, "float": {int, float}, "datetime": {str}}
 
 
 def pod_specs(found: Object) -> Iterator[Object]:
@@ -143,6 +152,14 @@ def no_credential_is_written_out(found: Object) -> Iterator[str]:
                 yield f"{container['name']}: {argument.partition('=')[0]} is written out"
 
 
+def secrets_have_a_command_in_the_readme(found: Object) -> Iterator[str]:
+    for _, container in containers(found):
+        for variable in container.get("env", []):
+            wanted = variable.get("valueFrom", {}).get("secretKeyRef")
+            if wanted and (found["metadata"]["namespace"], wanted["name"], wanted["key"]) not in SECRETS:
+                yield f"{container['name']}: nobody makes the secret {wanted['name']} with {wanted['key']}"
+
+
 def _strings(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         node = list(node.values())
@@ -178,23 +195,16 @@ def rights_name_what_they_allow(found: Object) -> Iterator[str]:
 
 
 def fields_are_known(found: Object) -> Iterator[str]:
-    """Compare fields and types with the Kubernetes client's models."""
-    if found["kind"] == "InferenceService":
-        yield from (f"spec.{key} is unknown" for key in found["spec"].keys() - {"predictor"})
-        for pod in pod_specs(found):
-            plain = {key: value for key, value in pod.items() if key not in PREDICTOR_FIELDS}
-            yield from _unknown(plain, "V1PodSpec", "spec.predictor")
-        yield from _unknown(found["metadata"], "V1ObjectMeta", "metadata")
-    else:
-        version = found["apiVersion"].rpartition("/")[2]
-        yield from _unknown(found, f"{version.capitalize()}{found['kind']}", found["kind"])
+    """Compare fields and types with the models of the Kubernetes and KServe clients.
+
+    KServe's models are those of 0.21; 0.20 does not know `tracing`, `schedulingGroup` and `ephemeralContainers` yet.
+    """
+    version = found["apiVersion"].rpartition("/")[2]
+    yield from _unknown(found, f"{version.capitalize()}{found['kind']}", found["kind"])
 
 
 def _unknown(node: Any, kind: str, path: str) -> Iterator[str]:
-    from kubernetes import client
-
     inner = re.fullmatch(r"(list|dict)[\[(](?:str, )?(.+)[\])]", kind)
-    model = getattr(client, kind, None)
     if inner:
         if not isinstance(node, list if inner[1] == "list" else dict):
             yield f"{path} is no {inner[1]}"
@@ -202,15 +212,32 @@ def _unknown(node: Any, kind: str, path: str) -> Iterator[str]:
             items = enumerate(node) if isinstance(node, list) else node.items()
             for key, value in items:
                 yield from _unknown(value, inner[2], f"{path}.{key}")
-    elif model is not None and isinstance(node, dict):
-        kinds = {name: model.openapi_types[key] for key, name in model.attribute_map.items()}
-        for key, value in node.items():
-            if key not in kinds:
-                yield f"{path}.{key} is unknown"
-            else:
-                yield from _unknown(value, kinds[key], f"{path}.{key}")
-    elif model is not None or type(node) is not {"str": str, "int": int, "bool": bool}.get(kind, type(node)):
-        yield f"{path} is {node!r}, which is no {kind}"
+    elif kind in PLAIN:
+        if type(node) not in PLAIN[kind]:
+            yield f"{path} is {node!r}, which is no {kind}"
+    elif kind != "object":
+        fields = _fields(kind)
+        if not fields:
+            yield f"{path} is a {kind}, whose fields neither client knows"
+        elif not isinstance(node, dict):
+            yield f"{path} is {node!r}, which is no {kind}"
+        else:
+            yield from (f"{path}.{key} is unknown" for key in node.keys() - fields)
+            for key in node.keys() & fields:
+                yield from _unknown(node[key], fields[key], f"{path}.{key}")
+
+
+@cache
+def _fields(kind: str) -> dict[str, str]:
+    """Return the fields of a model and their kinds; nothing where no client has the model."""
+    import kubernetes.client
+
+    model = getattr(kubernetes.client, kind, None)
+    if model is None:
+        import kserve.models  # takes seconds
+
+        model = getattr(kserve.models, kind, None)
+    return {name: model.openapi_types[key] for key, name in model.attribute_map.items()} if model else {}
 
 
 POLICIES: tuple[Policy, ...] = (
@@ -221,6 +248,7 @@ POLICIES: tuple[Policy, ...] = (
     probes_stand_where_they_belong,
     labels_are_standard,
     no_credential_is_written_out,
+    secrets_have_a_command_in_the_readme,
     kserve_container_stands_first,
     telemetry_is_off,
     rights_name_what_they_allow,
