@@ -1,4 +1,4 @@
-"""deploy_model: a registered model -> an InferenceService."""
+"""deploy_model: a registered model -> an InferenceService that answers as it did offline."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Model
@@ -12,16 +12,18 @@ def deploy_model(
     selection: Input[Artifact],
     version: int,
     namespace: str,
+    replicas: int,
     image_prefix: str,
     image_tag: str,
 ) -> str:
-    """Apply the client's InferenceService, wait until it is ready, and point `champion` at its model.
+    """Put the model into service for its client, try it out there, and point `champion` at it.
 
     Args:
-        model: the packed bundle, in the object store.
+        model: the packed bundle.
         selection: for whom it was chosen.
         version: under which it is registered.
         namespace: where the InferenceService lives.
+        replicas: how many pods serve at least.
         image_prefix: registry and path of the serving images.
         image_tag: their tag.
 
@@ -30,20 +32,24 @@ def deploy_model(
     """
     from pathlib import Path
 
-    from components.inference_service import apply, render, wait_until_ready
+    from components.cluster.api import connect
+    from components.cluster.deployment import deploy, directly
+    from components.cluster.inference_service import InferenceService
     from components.runtime import task
     from steelyard.selection.selection import Selection
+    from steelyard.smoke_test import SmokeTest
 
     with task() as runtime:
         client = Selection.read(Path(selection.path) / "selection.json").client
-        service = render(
-            client=client,
-            storage_uri=model.uri.replace("minio://", "s3://", 1),  # what KFP calls its own store
+        registered = runtime.tracking.registered(client, version)
+        service = InferenceService(
+            name=client,
+            namespace=namespace,
+            storage_uri=registered.storage_uri,
             image_prefix=image_prefix,
             image_tag=image_tag,
-            namespace=namespace,
+            replicas=replicas,
         )
-        apply(service)
-        url = wait_until_ready(service)
-        runtime.tracking.promote(client, version)
-        return url
+        with runtime.tracking.deployment(registered):
+            deploy(service, SmokeTest.read(Path(model.path)), directly, connect(), tell=runtime.tell)
+        return service.url

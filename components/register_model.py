@@ -13,7 +13,7 @@ def register_model(
     """Pack the winner with its drift reference and model card, register it, and return the version."""
     from pathlib import Path
 
-    from components.runtime import task
+    from components.runtime import s3_address, task
     from steelyard.bundle import ModelBundle
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.selection.pack import pack
@@ -23,4 +23,4 @@ def register_model(
         chosen = Selection.read(Path(selection.path) / "selection.json")
         prepared = PreparedDataset(Path(dataset.path))
         packed = pack(ModelBundle(Path(winner.path)), prepared, chosen, Path(model.path))
-        return runtime.tracking.register(chosen.client, packed)
+        return runtime.tracking.register(chosen.client, packed, s3_address(model.uri))

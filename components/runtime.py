@@ -1,6 +1,5 @@
 """What every task does at its edge: read the environment, set up logging, and end with one clear line."""
 
-import json
 import logging
 import os
 import sys
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.errors import InputError, SteelyardError
-from steelyard.store import ObjectStore
+from steelyard.store import ObjectStore, is_remote
 
 if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
 
 LINE_PREFIX = "steelyard: "
+WRONG_INPUT = "wrong input: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +33,17 @@ class Runtime:
 
         return Tracking(self.tracking_uri)
 
+    def tell(self, line: str) -> None:
+        """Write a line of progress into the task's log."""
+        logging.getLogger("steelyard").info("%s", line)
+
 
 @contextmanager
 def task() -> Iterator[Runtime]:
     """Run a task's body; a deliberate error becomes one line in the log instead of a traceback.
 
     Reads MLFLOW_TRACKING_URI, and AWS_ENDPOINT_URL with its two keys. Where STEELYARD_ERROR_FILE is set, the line is
-    also written there, for whoever started the task.
+    also written there, for whoever started the task: in a pod it is the termination message.
     """
     quieten_libraries()
     _log_plainly()
@@ -51,9 +55,15 @@ def task() -> Iterator[Runtime]:
     except SteelyardError as error:
         logging.getLogger("steelyard").error("error: %s", error)
         if file := os.environ.get("STEELYARD_ERROR_FILE"):
-            content = {"message": str(error), "input": isinstance(error, InputError)}
-            Path(file).write_text(json.dumps(content), encoding="utf-8")
+            said = f"{WRONG_INPUT}{error}" if isinstance(error, InputError) else str(error)
+            Path(file).write_text(said, encoding="utf-8")
         raise SystemExit(2 if isinstance(error, InputError) else 1) from error
+
+
+def s3_address(uri: str) -> str:
+    """Return an artifact's address in the object store, which KFP calls minio:// where it is its own; "" if local."""
+    address = uri.replace("minio://", "s3://", 1)
+    return address if is_remote(address) else ""
 
 
 def _log_plainly() -> None:

@@ -3,7 +3,7 @@
 from typing import List
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Input, Model, Output
+from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
 
 from components import images
 
@@ -16,16 +16,18 @@ def select_model(
     selection: Output[Artifact],
     winner: Output[Model],
     report: Output[HTML],
+    summary: Output[Markdown],
 ) -> str:
     """Name the candidate that serves this client best, or 'none'.
 
     Args:
-        bundles: of all candidates; the winner's is handed on.
-        measured: their Scorecards, one folder each.
+        bundles: of all candidates.
+        measured: their Scorecards.
         contract: evaluation_metrics.yaml as text, or its s3:// address.
-        selection: selection.json, the report and the Scorecards behind it.
+        selection: what `write_outcome` writes.
         winner: the winner's bundle; empty where nobody is eligible.
         report: the report for the Kubeflow UI.
+        summary: the same in short.
     """
     import shutil
     from pathlib import Path
@@ -41,7 +43,8 @@ def select_model(
         scorecards = read_scorecards(Path(measured.path).iterdir())
         chosen = select(scorecards, Contract.from_yaml(read_text(contract, runtime.store)))
         write_outcome(chosen, scorecards, Path(selection.path))
-        shutil.copyfile(Path(selection.path) / "report.html", report.path)
+        for name, page in (("report.html", report), ("summary.md", summary)):
+            shutil.copyfile(Path(selection.path) / name, page.path)
         runtime.tracking.record_selection(chosen, scorecards, Path(selection.path))
         Path(winner.path).mkdir(parents=True)
         for folder in (Path(bundle.path) for bundle in bundles):

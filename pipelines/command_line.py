@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in (_add_run, _add_select, _add_report, _add_serve, _add_compile, _add_submit):
+    for add in (_add_run, _add_select, _add_report, _add_serve, _add_compile, _add_submit, _add_deploy):
         add(verbs)
     return parser
 
@@ -213,19 +213,67 @@ def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     verb.add_argument("--pipeline", type=Path, help="compiled YAML (default: the release's, for CPU nodes)")
     verb.add_argument("--data", default="", help="s3:// address that takes the place of data.source")
     verb.add_argument("--no-deploy", action="store_true", help="stop after registration")
-    verb.add_argument("--wait", action="store_true", help="wait for the run's end")
+    verb.add_argument("--wait", action="store_true", help="follow it to its end, and say why a task failed")
+    verb.add_argument("--namespace", default="kubeflow", help="of the run's pods (default: %(default)s)")
     verb.set_defaults(do=_submit)
 
 
 def _submit(options: argparse.Namespace) -> int:
     from pipelines.project import Project
-    from pipelines.submit import submit
+    from pipelines.submit import connect_to_kfp, follow, submit
 
     project = Project.read(options.folder)
     endpoint = options.endpoint or os.environ.get("KFP_ENDPOINT")
     if not endpoint:
         raise InputError("say where the KFP API is: --endpoint URL, or KFP_ENDPOINT")
-    submit(project, endpoint, options.pipeline, options.data, not options.no_deploy, options.wait, _say)
+    client = connect_to_kfp(endpoint)
+    run_id = submit(client, project, pipeline=options.pipeline, data=options.data, deploy=not options.no_deploy)
+    _say(f"run {run_id} created: {endpoint.rstrip('/')}/#/runs/details/{run_id}")
+    if options.wait:
+        follow(client, run_id, options.namespace, _say)
+    return WINNER
+
+
+def _add_deploy(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "deploy",
+        "Put a registered model into service on the cluster of your kubeconfig, tried before it replaces another.",
+        "MLFLOW_TRACKING_URI=http://localhost:5000 steelyard deploy acme --version 3",
+    )
+    verb.add_argument("client", help="whose model")
+    verb.add_argument("--version", type=int, help="of the registered model (default: the challenger)")
+    verb.add_argument("--namespace", default="steelyard", help="of the InferenceService (default: %(default)s)")
+    verb.add_argument("--replicas", type=int, default=1, help="how many pods serve at least (default: %(default)s)")
+    verb.add_argument("--image-prefix", default=RELEASE.prefix, help="registry and path (default: %(default)s)")
+    verb.add_argument("--image-tag", default=RELEASE.tag, help="(default: %(default)s)")
+    verb.add_argument("--timeout", type=float, default=600, help="seconds until ready (default: %(default)s)")
+    verb.set_defaults(do=_deploy)
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    from components.cluster.api import connect
+    from components.cluster.deployment import deploy, through_the_api
+    from components.cluster.inference_service import InferenceService
+    from steelyard.tracking.tracking import Tracking
+
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not tracking_uri:
+        raise InputError("say where the model is registered: MLFLOW_TRACKING_URI")
+    api, tracking = connect(), Tracking(tracking_uri)
+    model = tracking.registered(options.client, options.version)
+    service = InferenceService(
+        name=model.client,
+        namespace=options.namespace,
+        storage_uri=model.storage_uri,
+        image_prefix=options.image_prefix,
+        image_tag=options.image_tag,
+        replicas=options.replicas,
+    )
+    with tracking.deployment(model):
+        smoke_test = tracking.fetch_smoke_test(model)
+        deploy(service, smoke_test, through_the_api(api), api, timeout_s=options.timeout, tell=_say)
+    print(service.url)
     return WINNER
 
 

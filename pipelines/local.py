@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.runtime import LINE_PREFIX
+from components.runtime import LINE_PREFIX, WRONG_INPUT
 from pipelines.project import PARAMS_FILE, Project
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
@@ -51,7 +50,7 @@ def run_locally(project: Project, output: Path, tracking_uri: str, tell: Callabl
         InputError: a task found the input wrong.
         SteelyardError: a task failed; the text names the log.
     """
-    root, error_file = output / "pipeline", output / "pipeline" / "error.json"
+    root, error_file = output / "pipeline", output / "pipeline" / "error.txt"
     shutil.rmtree(root, ignore_errors=True)
     (root / "tmp").mkdir(parents=True)
     settings = {
@@ -105,17 +104,14 @@ def _collect(finished: Path, output: Path, seconds: dict[str, float]) -> Outcome
 def _reason(error_file: Path, project: Project, log: Path) -> SteelyardError:
     """Return the failed task's own sentence, or where to look for one."""
     try:
-        content = json.loads(error_file.read_bytes())
+        said = error_file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return SteelyardError(f"a task failed unexpectedly; its traceback is in {log}")
-    if not content["input"]:
-        return SteelyardError(content["message"])
-    about_the_images = content["message"].startswith("data.")
-    return (
-        InvalidFile(project.folder / PARAMS_FILE, content["message"])
-        if about_the_images
-        else InputError(content["message"])
-    )
+    if not said.startswith(WRONG_INPUT):
+        return SteelyardError(said)
+    problem = said.removeprefix(WRONG_INPUT)
+    about_the_images = problem.startswith("data.")
+    return InvalidFile(project.folder / PARAMS_FILE, problem) if about_the_images else InputError(problem)
 
 
 @contextlib.contextmanager

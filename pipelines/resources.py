@@ -8,8 +8,9 @@ from kfp.dsl import PipelineTask
 from components.images import Images
 
 MLFLOW_TRACKING_URI = "http://mlflow.steelyard.svc.cluster.local:5000"
-OBJECT_STORE_ENDPOINT = "http://minio-service.kubeflow.svc.cluster.local:9000"
-OBJECT_STORE_SECRET = "mlpipeline-minio-artifact"  # Kubeflow Pipelines makes it; both of its keys are read below
+OBJECT_STORE_SECRET = "s3-credentials"  # manifests/README.md has the command that makes it
+OBJECT_STORE_KEYS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+GPU_NODES = {"nvidia.com/gpu.present": "true"}  # NVIDIA's GPU feature discovery sets it
 ATTEMPTS = 2  # beyond the first, 30 s and then 60 s apart
 
 
@@ -24,7 +25,6 @@ class Needs:
 
 NEEDS = {
     "prepare-data": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
-    "train-candidate": Needs(cpu="2", cpu_limit="4", memory="8Gi"),
     "evaluate-candidate": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
     "measure-latency": Needs(cpu="1", cpu_limit="1", memory="2Gi"),  # one core, as the hardware class says
     "select-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
@@ -33,14 +33,18 @@ NEEDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A kind of node for training."""
 
+    training: Needs
     gpus: int = 0
 
 
-PROFILES = {"cpu": Profile(), "gpu": Profile(gpus=1)}
+PROFILES = {
+    "cpu": Profile(training=Needs(cpu="1", cpu_limit="4", memory="4Gi")),
+    "gpu": Profile(training=Needs(cpu="2", cpu_limit="8", memory="16Gi"), gpus=1),
+}
 
 
 def apply_resources(task: PipelineTask, profile: Profile, images: Images) -> None:
@@ -49,21 +53,19 @@ def apply_resources(task: PipelineTask, profile: Profile, images: Images) -> Non
     KFP's cache is off everywhere: it compares the addresses of artifacts, not their content, so that a changed data
     set under the same address would be missed. Trainings are remembered by content instead.
     """
-    needs = NEEDS[task.name]
+    needs = NEEDS.get(task.name, profile.training)
     task.set_container_image(images.train if task.name == "train-candidate" else images.base)
     task.set_cpu_request(needs.cpu).set_cpu_limit(needs.cpu_limit)
     task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
     task.set_retry(ATTEMPTS, backoff_duration="30s")
     task.set_caching_options(False)
     task.set_env_variable("MLFLOW_TRACKING_URI", MLFLOW_TRACKING_URI)
-    task.set_env_variable("AWS_ENDPOINT_URL", OBJECT_STORE_ENDPOINT)
-    kubernetes.use_secret_as_env(
-        task,
-        secret_name=OBJECT_STORE_SECRET,
-        secret_key_to_env={"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"},
-    )
+    task.set_env_variable("STEELYARD_ERROR_FILE", "/dev/termination-log")  # its text stands in the pod's status
+    kubernetes.use_secret_as_env(task, OBJECT_STORE_SECRET, {key: key for key in OBJECT_STORE_KEYS})
     if task.name == "train-candidate":
         kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")
         if profile.gpus:
             task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(profile.gpus)
             kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+            for label, value in GPU_NODES.items():
+                kubernetes.add_node_selector(task, label, value)

@@ -32,11 +32,16 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
         description="Train the candidates, weigh them against the client's contract, serve the one that fits best.",
     )
     def train_and_select(
-        params: str, contract: str, data: str = "", deploy: bool = True, namespace: str = "steelyard"
+        params: str,
+        contract: str,
+        data: str = "",
+        deploy: bool = True,
+        namespace: str = "steelyard",
+        replicas: int = 1,
     ) -> None:
         prepared = on_cluster(prepare_data(params=params, contract=contract, data=data))
         dataset = prepared.outputs["dataset"]
-        with dsl.ParallelFor(prepared.outputs["Output"], name="candidates") as candidate:
+        with dsl.ParallelFor(prepared.outputs["Output"]) as candidate:
             trained = on_cluster(train_candidate(candidate=candidate, dataset=dataset))
             evaluated = on_cluster(evaluate_candidate(bundle=trained.outputs["bundle"], dataset=dataset))
         measured = on_cluster(
@@ -65,6 +70,7 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
                         selection=selection,
                         version=registered.outputs["Output"],
                         namespace=namespace,
+                        replicas=replicas,
                         image_prefix=images.prefix,
                         image_tag=images.tag,
                     )

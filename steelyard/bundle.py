@@ -1,6 +1,7 @@
 """ModelBundle: the one artifact that travels from training to serving, and what answers from it."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -96,6 +97,12 @@ class ModelBundle:
             path = self.folder / name
             if not path.is_file() or sha256(path) != expected:
                 raise ArtifactError(f"{path}: is missing or differs from the checksum in bundle.json")
+
+    @property
+    def served_digest(self) -> str:
+        """Of all its files but the words about it: two bundles with equal digests serve alike."""
+        files = {name: digest for name, digest in self.index.files.items() if not name.endswith(".md")}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @property
     def model_path(self) -> Path:

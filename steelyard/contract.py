@@ -12,7 +12,8 @@ from steelyard.metrics import class_of, known_names, metric
 from steelyard.yaml_file import Strict, nearest, parse
 
 _LIMIT = re.compile(r"(>=|<=)\s*([0-9.eE+-]+)")
-_DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,39}[a-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,33}[a-z0-9])?")
+TRIAL = "-trial"  # ends the name under which a client's next model is tried in the cluster
 
 
 class Preference(Strict):
@@ -48,7 +49,9 @@ class Preference(Strict):
 
 def _dns_label(name: str) -> str:
     if not _DNS_LABEL.fullmatch(name):
-        raise ValueError("must be a DNS label of at most 41 characters: a-z, 0-9 and '-', starting with a letter")
+        raise ValueError("must be a DNS label of at most 35 characters: a-z, 0-9 and '-', starting with a letter")
+    if name.endswith(TRIAL):
+        raise ValueError(f"must not end with {TRIAL!r}, which names a model on trial")
     return name
 
 

@@ -21,7 +21,7 @@ def test_the_import_rules_of_the_house_hold() -> None:
         "steelyard",
         "steelyard.selection.select, steelyard.selection.outcome",
         "steelyard.selection.pack, steelyard.tracking.tracking",
-        "components.inference_service",
+        "components.cluster.deployment",
         "serving.predictor.model",
         "serving.drift_detector.worker",
         "pipelines.command_line, pipelines.project",

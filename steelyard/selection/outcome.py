@@ -1,4 +1,4 @@
-"""The folder that a selection is written to: selection.json, report.html and the Scorecards behind them."""
+"""The folder that a selection is written to: selection.json, report.html, summary.md and the Scorecards behind them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from steelyard.evaluation.scorecard import Scorecard
 from steelyard.selection.report import write_report
 from steelyard.selection.select import read_scorecards
 from steelyard.selection.selection import Selection
+from steelyard.selection.summary import summary
 
 
 def write_outcome(selection: Selection, scorecards: Sequence[Scorecard], folder: Path) -> None:
@@ -15,6 +16,7 @@ def write_outcome(selection: Selection, scorecards: Sequence[Scorecard], folder:
     with new_folder(folder) as partial:
         selection.write(partial / "selection.json")
         write_report(selection, scorecards, partial / "report.html")
+        (partial / "summary.md").write_text(summary(selection), encoding="utf-8")
         for scorecard in scorecards:
             scorecard.write(partial / "scorecards" / scorecard.candidate)
 

@@ -1,4 +1,4 @@
-"""Winner -> what is served: its bundle with the drift reference and a model card beside the model."""
+"""Winner -> what is served: its bundle with the drift reference, a smoke test and a model card beside the model."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from steelyard.drift.calibration import build_profile
 from steelyard.drift.samples import Samples, image_statistics
 from steelyard.selection.selection import Selection
 from steelyard.selection.why import value
+from steelyard.smoke_test import SmokeTest
 
 MOST_IMAGES = 20_000  # of a split that the drift reference is learnt from; the order of a split has no meaning
 
@@ -34,6 +35,7 @@ def pack(winner: ModelBundle, dataset: Dataset, selection: Selection, folder: Pa
     with new_folder(folder) as partial:
         winner.copy_to(partial)
         profile.write(partial)
+        SmokeTest.of(winner, dataset.images_NHWC("test")).write(partial)
         (partial / "MODEL_CARD.md").write_text(model_card(winner, dataset, selection), encoding="utf-8")
         files = dict(checksums(partial))
         winner.index.model_copy(update={"files": files}).write(partial / "bundle.json")

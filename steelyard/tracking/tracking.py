@@ -11,16 +11,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.artifact import new_folder
 from steelyard.bundle import Epoch, ModelBundle
-from steelyard.errors import ArtifactError, CandidateFailed, InputError
+from steelyard.errors import ArtifactError, CandidateFailed, InputError, SteelyardError
 from steelyard.evaluation.scorecard import Measurement, Scorecard
 from steelyard.metrics import class_of
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
+from steelyard.smoke_test import SMOKE_FILE, SmokeTest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 EXPERIMENT = "steelyard"
 SQLITE = "sqlite:///"
+STORAGE_URI = "storage_uri"
 LONGEST_TAG = 500
 LONGEST_NAME = 250  # mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH
 
@@ -43,6 +46,16 @@ def sqlite_uri(file: Path) -> str:
     if refused := next((c for c in path if c in "%?#"), None):
         raise InputError(f"{path}: MLflow can't keep its database in a path with {refused!r}; choose another folder")
     return f"{SQLITE}{path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredModel:
+    """A version in the registry that a cluster can serve."""
+
+    client: str
+    version: int
+    storage_uri: str
+    run_id: str
 
 
 class TrainingRun:
@@ -127,11 +140,16 @@ class Tracking:
             for name in ("selection.json", "report.html"):
                 self._client.log_artifact(run_id, str(folder / name))
 
-    def register(self, client: str, bundle: ModelBundle) -> int:
+    def register(self, client: str, bundle: ModelBundle, storage_uri: str = "") -> int:
         """Register a packed bundle as a model named after the client, and point `challenger` at it.
 
-        The registered model is a pyfunc that takes encoded images and carries the code that answers. Registering the
-        same training for the same client again changes nothing.
+        The registered model is a pyfunc that takes encoded images and carries the code that answers. Registering what
+        serves alike for the same client again changes nothing: it keeps the address under which it is known.
+
+        Args:
+            client: names the model.
+            bundle: what `pack` wrote.
+            storage_uri: s3:// address from which a cluster can serve it, if it has one.
 
         Returns:
             The version.
@@ -143,16 +161,68 @@ class Tracking:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        origin = {"run_key": bundle.index.run_key, "experiment": self._experiment}
+        origin = {
+            "run_key": bundle.index.run_key,
+            "served": bundle.served_digest,
+            "experiment": self._experiment,
+        }
         known = self._client.search_model_versions(f"name = '{client}'")
-        versions = [int(version.version) for version in known if origin.items() <= version.tags.items()]
-        version = versions[0] if versions else self._new_version(client, bundle, origin)
+        same = next((version for version in known if origin.items() <= version.tags.items()), None)
+        version = int(same.version) if same else self._new_version(client, bundle, origin)
+        if storage_uri and not (same and same.tags.get(STORAGE_URI)):
+            self._client.set_model_version_tag(client, str(version), STORAGE_URI, storage_uri)
         self._client.set_registered_model_alias(client, "challenger", str(version))
         return version
 
-    def promote(self, client: str, version: int) -> None:
-        """Point `champion` at a version: it is serving now."""
-        self._client.set_registered_model_alias(client, "champion", str(version))
+    def registered(self, client: str, version: int | None = None) -> RegisteredModel:
+        """Look a version up.
+
+        Args:
+            client: whose model.
+            version: which; the challenger if None.
+
+        Raises:
+            InputError: there is none, or no cluster could fetch it.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = (
+                self._client.get_model_version(client, str(version))
+                if version
+                else self._client.get_model_version_by_alias(client, "challenger")
+            )
+        except MlflowException as error:
+            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise
+            raise InputError(
+                f"no model {client!r} with {f'version {version}' if version else 'a challenger'}"
+            ) from None
+        uri = found.tags.get(STORAGE_URI, "")
+        if not uri:
+            raise InputError(f"model {client!r}, version {found.version}, was registered by a run outside the cluster")
+        return RegisteredModel(client=client, version=int(found.version), storage_uri=uri, run_id=str(found.run_id))
+
+    def fetch_smoke_test(self, model: RegisteredModel) -> SmokeTest:
+        """Download the smoke test that was packed with a registered model."""
+        with tempfile.TemporaryDirectory() as temporary:
+            (bundle,) = self._client.list_artifacts(model.run_id, "model/artifacts")
+            file = self._client.download_artifacts(model.run_id, f"{bundle.path}/{SMOKE_FILE}", temporary)
+            return SmokeTest.read(Path(file).parent)
+
+    @contextmanager
+    def deployment(self, model: RegisteredModel) -> Iterator[None]:
+        """Record how putting a version into service ends; if well, it is the `champion`."""
+        try:
+            yield
+        except SteelyardError as error:
+            self._tag(model, "deployment", f"failed: {error}")
+            raise
+        self._tag(model, "deployment", "serves")
+        self._client.set_registered_model_alias(model.client, "champion", str(model.version))
+
+    def _tag(self, model: RegisteredModel, key: str, text: str) -> None:
+        self._client.set_model_version_tag(model.client, str(model.version), key, text[:LONGEST_TAG])
 
     def _new_version(self, client: str, bundle: ModelBundle, origin: Mapping[str, str]) -> int:
         from steelyard.tracking.packaging import save_pyfunc

@@ -10,8 +10,8 @@ from components.images import RELEASE, Images
 from pipelines.compile import COMPILED, compile_all
 from steelyard import __version__
 
-# What the oldest backend that is meant to be supported knows; an older one refuses or ignores anything else.
-KNOWN_PLATFORM_OPTIONS = {"secretAsEnv", "emptyDirMounts", "tolerations"}
+# What the oldest backend that was tried (2.14.3) knows; an older one refuses or ignores anything else.
+KNOWN_PLATFORM_OPTIONS = {"secretAsEnv", "emptyDirMounts", "tolerations", "nodeSelector"}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_every_task_has_requests_limits_retries_secret_and_no_cache(compiled: Pa
             "resourceMemoryLimit",
             "resourceMemoryRequest",
         } <= resources.keys()
-        assert platform[name]["secretAsEnv"][0]["secretName"] == "mlpipeline-minio-artifact"
+        assert platform[name]["secretAsEnv"][0]["secretName"] == "s3-credentials"
     tasks = _tasks(spec)
     assert len(tasks) == 7
     for task in tasks:
@@ -74,10 +74,11 @@ def test_only_training_asks_for_a_gpu_and_only_in_the_gpu_profile(compiled: Path
         accelerator = content["container"]["resources"].get("accelerator", {})
         wanted = gpus if executor == "exec-train-candidate" else None
         assert accelerator.get("resourceCount") == wanted
-        assert ("tolerations" in platform[executor]) == bool(wanted)
+        assert ("tolerations" in platform[executor]) == ("nodeSelector" in platform[executor]) == bool(wanted)
     assert platform["exec-train-candidate"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
     if gpus:
         assert platform["exec-train-candidate"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+        assert platform["exec-train-candidate"]["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
 
 
 def test_no_platform_option_is_compiled_that_an_older_backend_would_refuse(compiled: Path) -> None:

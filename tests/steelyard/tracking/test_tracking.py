@@ -31,6 +31,7 @@ from steelyard.evaluation.scorecard import Measurement, Scorecard
 from steelyard.params import Candidate
 from steelyard.selection.outcome import write_outcome
 from steelyard.selection.select import select
+from steelyard.smoke_test import SmokeTest, SmokeTestFailed
 from steelyard.tracking.packaging import save_pyfunc
 from steelyard.tracking.tracking import Tracking, sqlite_uri
 
@@ -235,10 +236,49 @@ def test_a_class_may_be_called_label(trained: ModelBundle, dataset: Dataset, tmp
 def test_registering_the_same_training_again_makes_no_second_version(tracking_uri: str, trained: ModelBundle) -> None:
     tracking = Tracking(tracking_uri)
     assert (tracking.register("acme", trained), tracking.register("acme", trained)) == (1, 1)
-    tracking.promote("acme", 1)
+
+
+def test_a_version_keeps_the_address_under_which_it_was_first_stored(tracking_uri: str, trained: ModelBundle) -> None:
+    tracking = Tracking(tracking_uri)
+    for address in ("", "s3://models/first", "s3://models/second"):
+        tracking.register("acme", trained, address)
+    assert tracking.registered("acme").storage_uri == "s3://models/first"
+    assert tracking.registered("acme", 1) == tracking.registered("acme")
+
+
+def test_a_deployment_is_recorded_and_only_a_good_one_makes_a_champion(tracking_uri: str, trained: ModelBundle) -> None:
+    tracking = Tracking(tracking_uri)
+    tracking.register("acme", trained, "s3://models/first")
+    model = tracking.registered("acme")
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    aliases = {alias: client.get_model_version_by_alias("acme", alias).version for alias in ("challenger", "champion")}
-    assert aliases == {"challenger": 1, "champion": 1}
+    with pytest.raises(SmokeTestFailed), tracking.deployment(model):
+        raise SmokeTestFailed("2 of 16 differ")
+    assert client.get_model_version("acme", "1").tags["deployment"] == "failed: 2 of 16 differ"
+    assert set(client.get_model_version("acme", "1").aliases) == {"challenger"}
+    with tracking.deployment(model):
+        pass
+    assert client.get_model_version("acme", "1").tags["deployment"] == "serves"
+    assert set(client.get_model_version("acme", "1").aliases) == {"challenger", "champion"}
+
+
+def test_a_version_that_no_cluster_can_fetch_is_refused(tracking_uri: str, trained: ModelBundle) -> None:
+    tracking = Tracking(tracking_uri)
+    with pytest.raises(InputError, match="no model 'acme' with a challenger"):
+        tracking.registered("acme")
+    tracking.register("acme", trained)
+    with pytest.raises(InputError, match="no model 'acme' with version 7"):
+        tracking.registered("acme", 7)
+    with pytest.raises(InputError, match="outside the cluster"):
+        tracking.registered("acme")
+
+
+def test_the_smoke_test_comes_back_from_the_registry(tracking_uri: str, trained: ModelBundle, dataset: Dataset) -> None:
+    written = SmokeTest.of(trained, dataset.images_NHWC("test"))
+    written.write(trained.folder)
+    tracking = Tracking(tracking_uri)
+    tracking.register("acme", trained, "s3://models/first")
+    read = tracking.fetch_smoke_test(tracking.registered("acme"))
+    assert np.array_equal(read.probabilities_NC, written.probabilities_NC)
 
 
 @pytest.fixture

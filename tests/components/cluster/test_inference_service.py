@@ -1,102 +1,39 @@
 """Rendering, applying and awaiting an InferenceService. Only the API server is a fake, reached over HTTP."""
 
-import copy
 import json
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from fake_cluster import DEPLOYMENTS, Cluster
 
-from components.inference_service import DIGEST, ClusterRefused, Manifest, NotReady, apply, render, wait_until_ready
-
-SERVICE = "/apis/serving.kserve.io/v1beta1/namespaces/steelyard/inferenceservices/acme"
-DEPLOYMENTS = "/apis/apps/v1/namespaces/steelyard/deployments"
-PODS = "/api/v1/namespaces/steelyard/pods"
-
-
-def acme(**changes: Any) -> Manifest:
-    values = {"client": "acme", "storage_uri": "s3://models/42", "image_prefix": "steelyard", "image_tag": "0.1.0"}
-    return render(**values | changes)
-
-
-class Cluster:
-    """An API server that keeps what it is given and lists what a test puts into it."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, Any] = {DEPLOYMENTS: {"items": []}, PODS: {"items": []}}
-        self.requests: list[tuple[str, str, dict[str, list[str]], str]] = []
-        self.refusal = ""
-
-    def answer(self, method: str, url: str, content_type: str, body: bytes) -> tuple[int, Any]:
-        path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
-        self.requests.append((method, path, query, content_type))
-        if self.refusal:
-            return 403, {"kind": "Status", "message": self.refusal}
-        if method == "PATCH":
-            self.objects[path] = json.loads(body) | {"status": {}}
-        found = self.objects.get(path)
-        return (200, found) if found else (404, {"kind": "Status", "message": f"{path} not found"})
-
-    def deploy(self, manifest: Manifest, *, ready: bool = False, **pod_status: Any) -> None:
-        """Do KServe's part: a Deployment and a pod."""
-        metadata = {"generation": 2, "annotations": {DIGEST: manifest["metadata"]["annotations"][DIGEST]}}
-        counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 1)
-        status = {"observedGeneration": 2, **counts} if ready else {"observedGeneration": 1}
-        deployment = {"metadata": metadata, "spec": {"replicas": 1}, "status": status}
-        self.objects[DEPLOYMENTS] = {"items": [deployment]}
-        self.objects[PODS] = {"items": [{"metadata": metadata, "status": pod_status}]}
-        conditions = [{"type": "Ready", "status": "True" if ready else "False", "message": "not yet"}]
-        self.objects[SERVICE] = {"status": {"conditions": conditions}}
+from components.cluster.api import ClusterRefused
+from components.cluster.inference_service import (
+    InferenceService,
+    NotReady,
+    apply,
+    delete,
+    is_serving,
+    wait_until_ready,
+)
 
 
-@pytest.fixture
-def cluster() -> Cluster:
-    return Cluster()
+def acme(**changes: Any) -> InferenceService:
+    values = {"name": "acme", "namespace": "steelyard", "storage_uri": "s3://models/42"}
+    return InferenceService(**values | {"image_prefix": "steelyard", "image_tag": "0.1.0"} | changes)
 
 
-@pytest.fixture
-def api(cluster: Cluster) -> Iterator[Any]:
-    client = pytest.importorskip("kubernetes.client", reason="the extra 'pipeline' is not installed")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, found = cluster.answer(self.command, self.path, self.headers.get("Content-Type", ""), body)
-            answer = json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        do_PATCH = do_GET
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    configuration = client.Configuration(host=f"http://127.0.0.1:{server.server_port}")
-    configuration.retries = False
-    with client.ApiClient(configuration) as connected:
-        yield connected
-    server.shutdown()
-    server.server_close()
-
-
-def wait(manifest: Manifest, api: Any) -> str:
-    return wait_until_ready(manifest, timeout_s=0.1, interval_s=0.02, tell=lambda _: None, api=api)
+def wait(service: InferenceService, api: Any) -> None:
+    wait_until_ready(service, timeout_s=0.1, interval_s=0.02, tell=lambda _: None, api=api)
 
 
 def test_the_template_is_filled_in() -> None:
-    found = acme(namespace="clients", min_replicas=2, max_replicas=5)
+    found = acme(namespace="clients", replicas=5).manifest()
     predictor = found["spec"]["predictor"]
     main, sidecar = predictor["containers"]
     assert found["metadata"]["name"] == "acme"
     assert found["metadata"]["namespace"] == "clients"
-    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 5)
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (5, 5)
     assert main["image"] == "steelyard/predictor:0.1.0"
     assert sidecar["image"] == "steelyard/drift-detector:0.1.0"
     assert {"name": "STORAGE_URI", "value": "s3://models/42"} in main["env"]
@@ -106,25 +43,25 @@ def test_the_template_is_filled_in() -> None:
 
 def test_no_value_changes_the_structure() -> None:
     uri = 's3://models/42"}\n- {name: EVIL, value: "1'
-    main = acme(storage_uri=uri)["spec"]["predictor"]["containers"][0]
+    main = acme(storage_uri=uri).manifest()["spec"]["predictor"]["containers"][0]
     assert {"name": "STORAGE_URI", "value": uri} in main["env"]
     assert "EVIL" not in {variable["name"] for variable in main["env"]}
 
 
 def test_the_digest_tells_one_rollout_from_another() -> None:
-    digests = [acme(storage_uri=uri)["metadata"]["annotations"][DIGEST] for uri in ("s3://a", "s3://a", "s3://b")]
+    digests = [acme(storage_uri=uri).digest for uri in ("s3://a", "s3://a", "s3://b")]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_applying_is_server_side_and_forces_its_fields(cluster: Cluster, api: Any) -> None:
-    manifest = acme()
-    apply(manifest, api)
-    apply(manifest, api)
+    service = acme()
+    apply(service, api)
+    apply(service, api)
     method, path, query, content_type = cluster.requests[0]
-    assert (method, path, content_type) == ("PATCH", SERVICE, "application/apply-patch+yaml")
+    assert (method, path, content_type) == ("PATCH", service.path, "application/apply-patch+yaml")
     assert query == {"fieldManager": ["steelyard"], "force": ["true"]}
     assert cluster.requests[1] == cluster.requests[0]
-    assert cluster.objects[SERVICE]["spec"] == manifest["spec"]
+    assert cluster.objects[service.path]["spec"] == service.manifest()["spec"]
 
 
 def test_a_refusal_carries_the_webhooks_words(cluster: Cluster, api: Any) -> None:
@@ -141,7 +78,9 @@ def test_an_api_server_that_does_not_answer_is_named(api: Any) -> None:
 
 def test_a_service_is_ready_once_its_own_pods_are(cluster: Cluster, api: Any) -> None:
     cluster.deploy(acme(), ready=True)
-    assert wait(acme(), api) == "http://acme-predictor.steelyard.svc.cluster.local"
+    wait(acme(), api)
+    assert is_serving(acme(), api)
+    assert not is_serving(acme(storage_uri="s3://models/43"), api)
 
 
 def test_pods_of_the_rollout_before_do_not_count(cluster: Cluster, api: Any) -> None:
@@ -152,7 +91,7 @@ def test_pods_of_the_rollout_before_do_not_count(cluster: Cluster, api: Any) -> 
 
 def test_old_pods_beside_the_new_ones_are_waited_for(cluster: Cluster, api: Any) -> None:
     cluster.deploy(acme(), ready=True)
-    cluster.objects[DEPLOYMENTS]["items"][0]["status"]["replicas"] = 2
+    cluster.objects[f"{DEPLOYMENTS}?acme"][0]["status"]["replicas"] = 2
     with pytest.raises(NotReady, match="its pods are starting"):
         wait(acme(), api)
 
@@ -193,6 +132,26 @@ WAITING: list[tuple[str, dict[str, Any], str]] = [
             ]
         },
         "it crashes: container kserve-container ended with code 1: ArtifactError: no bundle",
+    ),
+    (
+        "the predictor is too large",
+        {
+            "containerStatuses": [
+                {
+                    "name": "kserve-container",
+                    "image": "steelyard/predictor:0.1.0",
+                    "ready": False,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                }
+            ]
+        },
+        "container kserve-container ran out of memory: its limit is 1Gi",
+    ),
+    (
+        "its node needed the room",
+        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+        "its pod was ended (Evicted): The node was low on resource: memory.",
     ),
     (
         "the model is not in the store",
@@ -238,14 +197,16 @@ def test_the_reason_for_waiting_is_one_sentence(
 
 def test_kserves_own_reason_is_told_before_there_are_pods(cluster: Cluster, api: Any) -> None:
     cluster.deploy(acme())
-    cluster.objects[DEPLOYMENTS] = cluster.objects[PODS] = {"items": []}
+    cluster.without_pods(acme())
     with pytest.raises(NotReady, match="not yet"):
         wait(acme(), api)
 
 
 def test_a_failure_of_the_rollout_before_is_not_told_again(cluster: Cluster, api: Any) -> None:
     cluster.deploy(acme())
-    cluster.objects[SERVICE]["status"]["modelStatus"] = {"lastFailureInfo": {"message": "nothing at s3://models/41"}}
+    cluster.objects[acme().path]["status"]["modelStatus"] = {
+        "lastFailureInfo": {"message": "nothing at s3://models/41"}
+    }
     with pytest.raises(NotReady, match="its pods are starting"):
         wait(acme(), api)
 
@@ -253,7 +214,7 @@ def test_a_failure_of_the_rollout_before_is_not_told_again(cluster: Cluster, api
 def test_pods_that_admission_refuses_are_told(cluster: Cluster, api: Any) -> None:
     cluster.deploy(acme())
     problem = {"type": "ReplicaFailure", "status": "True", "message": 'violates PodSecurity "restricted:latest"'}
-    cluster.objects[DEPLOYMENTS]["items"][0]["status"]["conditions"] = [problem]
+    cluster.objects[f"{DEPLOYMENTS}?acme"][0]["status"]["conditions"] = [problem]
     with pytest.raises(NotReady, match='violates PodSecurity "restricted:latest"'):
         wait(acme(), api)
 
@@ -270,8 +231,9 @@ def test_each_reason_is_told_once_and_readiness_ends_the_wait(cluster: Cluster, 
     assert told == ["acme: its pods are starting"]
 
 
-def test_a_manifest_is_not_changed_by_applying_it(api: Any) -> None:
-    manifest = acme()
-    before = copy.deepcopy(manifest)
-    apply(manifest, api)
-    assert manifest == before
+def test_what_is_not_there_is_deleted_without_a_word(cluster: Cluster, api: Any) -> None:
+    apply(acme(), api)
+    delete(acme(), api)
+    assert acme().path not in cluster.objects
+    delete(acme(), api)
+    assert not is_serving(acme(), api)
