@@ -24,6 +24,9 @@ serve: $(INSTALLED)  ## serve what `make run` selected, until Ctrl-C
 test: $(INSTALLED)  ## all tests that need no cluster
 	@$(BIN)/python -m pytest
 
+e2e: $(INSTALLED)  ## the tests that need a cluster: docs/e2e.md
+	@$(BIN)/python -m pytest tests/e2e -v --durations=0
+
 lint: $(INSTALLED)  ## style and import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
@@ -78,4 +81,4 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-.PHONY: help install run serve test lint type compile manifests images deployment print-image-tag bench lock
+.PHONY: help install run serve test e2e lint type compile manifests images deployment print-image-tag bench lock

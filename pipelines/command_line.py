@@ -228,7 +228,7 @@ def _submit(options: argparse.Namespace) -> int:
         raise InputError("say where the KFP API is: --endpoint URL, or KFP_ENDPOINT")
     client = connect_to_kfp(endpoint)
     run_id = submit(client, project, pipeline=options.pipeline, data=options.data, deploy=not options.no_deploy)
-    _say(f"run {run_id} created: {endpoint.rstrip('/')}/#/runs/details/{run_id}")
+    _say(f"run {run_id} created")
     if options.wait:
         follow(client, run_id, options.namespace, _say)
     return WINNER

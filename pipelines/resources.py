@@ -25,7 +25,7 @@ class Needs:
 
 NEEDS = {
     "prepare-data": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
-    "evaluate-candidate": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
+    "evaluate-candidate": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
     "measure-latency": Needs(cpu="1", cpu_limit="1", memory="2Gi"),  # one core, as the hardware class says
     "select-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
     "register-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
@@ -43,7 +43,7 @@ class Profile:
 
 PROFILES = {
     "cpu": Profile(training=Needs(cpu="1", cpu_limit="4", memory="4Gi")),
-    "gpu": Profile(training=Needs(cpu="2", cpu_limit="8", memory="16Gi"), gpus=1),
+    "gpu": Profile(training=Needs(cpu="1", cpu_limit="8", memory="8Gi"), gpus=1),
 }
 
 

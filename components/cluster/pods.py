@@ -10,7 +10,8 @@ def problems(pod: Object) -> Iterator[str]:
     status = pod.get("status", {})
     scheduled = condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
-        yield f"no node takes its pod: {scheduled.get('message', scheduled.get('reason', ''))}"
+        reason = scheduled.get("message", scheduled.get("reason", ""))
+        yield f"no node takes its pod: {reason.partition(' preemption:')[0]}"
     if status.get("phase") == "Failed" and status.get("reason"):
         yield f"its pod was ended ({status['reason']}): {status.get('message', '')}"
     limits = {spec["name"]: spec.get("resources", {}).get("limits", {}) for spec in pod["spec"]["containers"]}

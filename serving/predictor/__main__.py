@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-images", type=int, default=256, help="of one request")
     parser.add_argument("--drift-socket", default=env.get("DRIFT_SOCKET", "/run/drift/drift.sock"), help="'' for none")
     parser.add_argument("--drift-rate", type=float, default=1.0, help="the share of images that the detector sees")
-    parser.add_argument("--drain-s", type=float, default=10, help="how long to answer on after SIGTERM, not ready")
+    parser.add_argument("--drain-s", type=float, default=4, help="how long to answer on after SIGTERM, not ready")
     return parser.parse_args()
 
 

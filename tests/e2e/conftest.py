@@ -1,0 +1,77 @@
+"""One platform for all tests, the runs that several of them look at, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_platform import (
+    FREE_GIB,
+    KFP,
+    SERVING,
+    Platform,
+    free_gib,
+    kubectl,
+    missing_from,
+    steelyard_applied,
+)
+from e2e_runs import CLIENT, CONTRACT, PARAMS, PATIENT_PARAMS, Runs, contract_of
+from mlflow import MlflowClient
+
+from components.cluster.api import connect
+from components.images import Images
+from pipelines.compile import compile_all
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def mlflow(platform: Platform) -> Iterator[MlflowClient]:
+    with platform.tracking() as uri:
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a cluster and takes its time."""
+    missing = missing_from(dict(os.environ))
+    for item in items:
+        if HERE in Path(item.path).parents:
+            item.add_marker(pytest.mark.timeout(1200))
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=f"needs a cluster: {', '.join(missing)} not set (make e2e)"))
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    import kfp
+
+    api = connect()
+    if (free := free_gib(api)) < FREE_GIB:
+        pytest.exit(f"a node has {free:.1f} GiB of free disk; the tests need {FREE_GIB}", returncode=1)
+    images = Images(prefix=os.environ.get("IMAGE_PREFIX", "steelyard"), tag=os.environ["IMAGE_TAG"])
+    pipelines = tmp_path_factory.mktemp("pipelines")
+    compile_all(pipelines, images)
+    client = kfp.Client(host=os.environ["KFP_ENDPOINT"])
+    with steelyard_applied(images):
+        platform = Platform(api=api, kfp=client, images=images, pipelines=pipelines)
+        yield platform
+        kubectl("-n", SERVING, "delete", "inferenceservice", "-l", "app.kubernetes.io/managed-by=steelyard", "--wait")
+        for run_id in platform.started:
+            client.delete_run(run_id)
+            kubectl("-n", KFP, "delete", "workflow", "-l", f"pipeline/runid={run_id}", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    main = platform.submit("e2e-main", PARAMS, contract_of(CLIENT))
+    project = tmp_path_factory.mktemp("project")
+    (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    (project / "evaluation_metrics.yaml").write_text(CONTRACT, encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines", "submit", str(project), "--wait", "--data", "s3://mlpipeline/nothing"]
+    command += ["--pipeline", str(platform.pipelines / "train_and_select.yaml")]
+    submitted = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    one = PATIENT_PARAMS.replace("epochs: 400", "epochs: 1")
+    gpu = platform.submit("e2e-gpu", one, contract_of("e2e-gpu"), "train_and_select-gpu.yaml", deploy=False)
+    return Runs(platform=platform, main=main, gpu=gpu, submitted=submitted)

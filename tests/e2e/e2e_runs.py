@@ -1,0 +1,51 @@
+"""The runs that several tests look at."""
+
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+
+from e2e_platform import ROOT, Platform
+
+PARAMS = (ROOT / "examples/digits-with-failure/params.yaml").read_text(encoding="utf-8")
+CONTRACT = (ROOT / "examples/digits-with-failure/evaluation_metrics.yaml").read_text(encoding="utf-8")
+CLIENT, SECOND_CLIENT = "e2e-acme", "e2e-globex"
+# Long enough to lose the object store and MLflow for a minute in the middle.
+PATIENT_PARAMS = """
+task: classification
+data: {source: digits, image_size: 16, grayscale: true, split: {train: 0.5, validation: 0.25, test: 0.25, seed: 42}}
+training: {epochs: 400, batch_size: 64, learning_rate: 0.0003, seed: 0}
+candidates:
+  patient-cnn: {layers: [{conv: 16}, {pool: 2}, {conv: 32}, {pool: 2}, {flatten: true}, {dense: 64}]}
+"""
+DEMANDING_CONTRACT = """
+client: e2e-nobody
+metrics: {accuracy: {weight: 1, worst: 0.5, ideal: 1, must: ">= 0.99999"}}
+"""
+
+
+def contract_of(client: str) -> str:
+    return CONTRACT.replace("client: acme", f"client: {client}")
+
+
+@dataclass
+class Runs:
+    """The runs, started together; those that depend on others are started when asked for."""
+
+    platform: Platform
+    main: str
+    gpu: str
+    submitted: "subprocess.Popen[str]"  # `steelyard submit --wait` of a project without images
+
+    @cached_property
+    def finished_main(self) -> str:
+        """The first client's run, successfully ended."""
+        assert self.platform.ended(self.main) == "SUCCEEDED"
+        return self.main
+
+    @cached_property
+    def finished_second(self) -> str:
+        """The same candidates for a second client with two replicas."""
+        assert self.finished_main
+        run = self.platform.submit("e2e-second", PARAMS, contract_of(SECOND_CLIENT), replicas=2)
+        assert self.platform.ended(run) == "SUCCEEDED"
+        return run

@@ -1,0 +1,230 @@
+"""The compiled pipeline on a real Kubeflow Pipelines backend."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from e2e_platform import KFP, SERVING, Platform, exists, forwarded, kubectl, run_python, wait_for
+from e2e_runs import CLIENT, DEMANDING_CONTRACT, PATIENT_PARAMS, SECOND_CLIENT, Runs
+from metadata import Output, outputs
+from mlflow import MlflowClient
+
+from components.cluster.api import request
+from components.cluster.tasks import Task, list_tasks
+from steelyard.store import ObjectStore
+
+GPU = "nvidia.com/gpu"
+
+
+def trainings(mlflow: MlflowClient) -> list[Any]:
+    experiment = mlflow.get_experiment_by_name("steelyard").experiment_id
+    return list(mlflow.search_runs([experiment], "tags.stage = 'training'"))
+
+
+def tasks(platform: Platform, run_id: str, name: str) -> list[Task]:
+    return [task for task in list_tasks(platform.api, KFP, run_id) if task.name.startswith(name)]
+
+
+def running(platform: Platform, run_id: str, name: str) -> Task:
+    """Wait until a task's program runs and return it."""
+
+    def look() -> Task | None:
+        return next((task for task in tasks(platform, run_id, name) if task.phase == "Running"), None)
+
+    found: Task = wait_for(look, 300, f"{name} to run")
+    return found
+
+
+def test_the_pods_of_a_run_are_bounded_and_unprivileged(platform: Platform, runs: Runs) -> None:
+    task = running(platform, runs.main, "train-candidate")
+    assert run_python(KFP, task.pod, "main", "import os; print(os.getuid())").strip() == "65532"
+    (pod,) = [pod for pod in platform.pods(KFP, f"pipeline/runid={runs.main}") if pod["metadata"]["name"] == task.pod]
+    (main,) = [container for container in pod["spec"]["containers"] if container["name"] == "main"]
+    assert main["image"] == platform.images.train
+    assert all({"cpu", "memory"} <= main["resources"][bound].keys() for bound in ("requests", "limits"))
+    assert not main.get("securityContext", {}).get("privileged")
+    assert not [volume for volume in pod["spec"]["volumes"] if "hostPath" in volume]
+    (shared,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "dshm"]
+    assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    assert pod["spec"]["serviceAccountName"] == "pipeline-runner"
+
+
+def test_a_gpu_training_waits_with_its_reason_and_runs_where_a_node_offers_one(platform: Platform, runs: Runs) -> None:
+    assert runs.finished_main  # its trainings need the room
+
+    def reason() -> str:
+        return next((task.reason for task in tasks(platform, runs.gpu, "train-candidate")), "")
+
+    assert "didn't match Pod's node affinity/selector" in wait_for(reason, 300, "a Pending training")
+    with labelled(f"{GPU}.present=true") as node:
+        wait_for(lambda: f"Insufficient {GPU}" in reason(), 60, "the lack of a GPU to be told")
+        with offering_a_gpu(platform, node):
+            assert running(platform, runs.gpu, "train-candidate")
+            platform.kfp.terminate_run(runs.gpu)
+
+
+@contextmanager
+def labelled(label: str) -> Iterator[str]:
+    node = kubectl("get", "nodes", "-o=jsonpath={.items[0].metadata.name}")
+    kubectl("label", "node", node, label)
+    try:
+        yield node
+    finally:
+        kubectl("label", "node", node, f"{label.partition('=')[0]}-")
+
+
+@contextmanager
+def offering_a_gpu(platform: Platform, node: str) -> Iterator[None]:
+    """Advertise an extended resource, as the documentation of Kubernetes tells administrators to."""
+    path = f"/api/v1/nodes/{node}/status"
+    at = {"path": f"/status/capacity/{GPU.replace('/', '~1')}"}
+    request(platform.api, "PATCH", path, (), [at | {"op": "add", "value": "1"}], "application/json-patch+json")
+    try:
+        yield
+    finally:
+        request(platform.api, "PATCH", path, (), [at | {"op": "replace", "value": "0"}], "application/json-patch+json")
+
+
+def test_the_winner_of_a_run_with_a_broken_candidate_is_registered_and_serves(
+    platform: Platform, runs: Runs, mlflow: MlflowClient
+) -> None:
+    assert runs.finished_main
+    version = mlflow.get_model_version_by_alias(CLIENT, "champion")
+    assert version.version == mlflow.get_model_version_by_alias(CLIENT, "challenger").version
+    assert (version.tags["candidate"], version.tags["deployment"]) == ("tiny-cnn", "serves")
+    assert version.tags["storage_uri"].startswith("s3://mlpipeline/")
+    assert exists("-n", SERVING, "inferenceservice", CLIENT)
+    assert not exists("-n", SERVING, "inferenceservice", f"{CLIENT}-trial")
+    failures = [run.data.tags["failure"] for run in trainings(mlflow) if "failure" in run.data.tags]
+    assert failures
+    assert all("the loss became" in failure for failure in failures)
+
+
+@pytest.fixture
+def shown(platform: Platform, runs: Runs) -> list[Output]:
+    """What the Kubeflow UI has to show of the first run."""
+    target, port = "service/metadata-grpc-service", 8080
+    address = kubectl("-n", KFP, "get", target, "-o=jsonpath={.spec.clusterIP}")
+    if exists("-n", KFP, "deployment", "metadata-grpc-deployment"):
+        with forwarded(KFP, target, port) as local, grpc.insecure_channel(f"127.0.0.1:{local}") as channel:
+            return outputs(channel, runs.finished_main)
+    with grpc.insecure_channel(f"{address}:{port}") as channel:  # a backend on the node itself
+        return outputs(channel, runs.finished_main)
+
+
+def test_the_kubeflow_ui_has_metrics_curves_report_and_summary_each_at_its_task(shown: list[Output]) -> None:
+    kinds = {(one.task, one.name, one.kind) for one in shown if one.name != "executor-logs"}
+    assert {
+        ("evaluate-candidate", "metrics", "system.Metrics"),
+        ("evaluate-candidate", "classification", "system.ClassificationMetrics"),
+        ("select-model", "report", "system.HTML"),
+        ("select-model", "summary", "system.Markdown"),
+    } <= kinds
+    metrics = [one.metadata for one in shown if one.name == "metrics"]
+    assert any(0.9 < found.get("accuracy", 0) <= 1 for found in metrics)
+    assert any("the loss became" in found.get("failure", "") for found in metrics)
+    classification = [
+        one.metadata for one in shown if one.name == "classification" and "confusionMatrix" in one.metadata
+    ]
+    assert len(classification) == 1
+    assert len(classification[0]["confusionMatrix"]["struct"]["annotationSpecs"]) == 10
+    assert classification[0]["confidenceMetrics"]
+
+
+def test_report_and_summary_say_who_won_and_why_the_other_failed(shown: list[Output]) -> None:
+    store = ObjectStore.from_environment(os.environ)
+    assert store is not None
+    pages = {
+        one.name: store.read_text(one.uri.replace("minio://", "s3://"))
+        for one in shown
+        if one.name in ("report", "summary")
+    }
+    for page in pages.values():
+        assert "tiny-cnn" in page
+        assert "the loss became" in page
+    assert pages["summary"].startswith(f"# {CLIENT}: tiny-cnn")
+    assert "<script src" not in pages["report"]
+
+
+def test_a_second_client_is_served_without_training(platform: Platform, runs: Runs, mlflow: MlflowClient) -> None:
+    assert runs.finished_main
+    before = [run for run in trainings(mlflow) if run.info.status == "FINISHED"]
+    assert runs.finished_second
+    assert len([run for run in trainings(mlflow) if run.info.status == "FINISHED"]) == len(before)
+    for client in (CLIENT, SECOND_CLIENT):
+        assert mlflow.get_model_version_by_alias(client, "champion").tags["deployment"] == "serves"
+        assert exists("-n", SERVING, "inferenceservice", client)
+    assert len(platform.predictor_pods(SECOND_CLIENT)) == 2
+
+
+def test_a_run_outlives_a_minute_without_object_store_and_mlflow(platform: Platform, runs: Runs) -> None:
+    """Nobody is eligible in this run, so that it also shows that nothing is deployed then."""
+    assert runs.finished_second
+    run = platform.submit("e2e-outage", PATIENT_PARAMS, DEMANDING_CONTRACT)
+    running(platform, run, "train-candidate")
+    time.sleep(10)
+    with without_object_store(platform), without_mlflow():
+        time.sleep(60)
+    assert platform.ended(run) == "SUCCEEDED"
+    assert not exists("-n", SERVING, "inferenceservice", "e2e-nobody")
+    with platform.tracking() as uri:
+        mlflow = MlflowClient(tracking_uri=uri)
+        (training,) = [one for one in trainings(mlflow) if one.info.run_name == "patient-cnn"]
+        history = mlflow.get_metric_history(training.info.run_id, "validation_loss")
+        experiment = mlflow.get_experiment_by_name("steelyard").experiment_id
+        (selection,) = mlflow.search_runs([experiment], "tags.client = 'e2e-nobody' and tags.stage = 'selection'")
+    assert training.info.status == "FINISHED"
+    assert sorted(point.step for point in history) == list(range(1, 401))
+    assert selection.data.tags["winner"] == "none"
+
+
+@contextmanager
+def without_object_store(platform: Platform) -> Iterator[None]:
+    """Leave the Service in front of the object store without endpoints."""
+    name, slices = "minio-service", f"/apis/discovery.k8s.io/v1/namespaces/{KFP}/endpointslices"
+    service = json.loads(kubectl("-n", KFP, "get", "service", name, "-o=json"))
+    query = [("labelSelector", f"kubernetes.io/service-name={name}")]
+    by_hand = [] if "selector" in service["spec"] else request(platform.api, "GET", slices, query)["items"]
+    if not by_hand:
+        kubectl("-n", KFP, "patch", "service", name, "-p", '{"spec": {"selector": {"steelyard-e2e": "away"}}}')
+    for one in by_hand:
+        _patch_slice(platform, f"{slices}/{one['metadata']['name']}", [])
+    try:
+        yield
+    finally:
+        if not by_hand:
+            kubectl("-n", KFP, "patch", "service", name, "-p", '{"spec": {"selector": {"steelyard-e2e": null}}}')
+        for one in by_hand:
+            _patch_slice(platform, f"{slices}/{one['metadata']['name']}", one["endpoints"])
+
+
+def _patch_slice(platform: Platform, path: str, endpoints: list[Any]) -> None:
+    request(platform.api, "PATCH", path, (), {"endpoints": endpoints}, "application/merge-patch+json")
+
+
+@contextmanager
+def without_mlflow() -> Iterator[None]:
+    kubectl("-n", SERVING, "scale", "deployment/mlflow", "--replicas=0")
+    try:
+        yield
+    finally:
+        kubectl("-n", SERVING, "scale", "deployment/mlflow", "--replicas=1")
+        kubectl("-n", SERVING, "rollout", "status", "deployment/mlflow", "--timeout=120s")
+
+
+def test_submit_tells_why_a_task_failed_and_how_to_see_its_log(platform: Platform, runs: Runs) -> None:
+    """The project's images are missing: each of three attempts fails, and so does the run."""
+    _, said = runs.submitted.communicate(timeout=600)
+    assert runs.submitted.returncode == 1
+    created, *_, failed, command, end = said.strip().splitlines()
+    run_id = created.split()[1]
+    platform.started.append(run_id)
+    assert failed == "prepare-data failed: wrong input: s3://mlpipeline/nothing: holds no objects"
+    assert end == f"error: run {run_id} ended as FAILED"
+    assert "steelyard: error: s3://mlpipeline/nothing: holds no objects" in kubectl(*command.split()[1:])
+    assert [task.phase for task in tasks(platform, run_id, "prepare-data")] == ["Failed"] * 3
