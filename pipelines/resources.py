@@ -16,7 +16,9 @@ ATTEMPTS = 2  # beyond the first, 30 s and then 60 s apart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """Requests, which are also the limits for memory; the cpu limit lets a task use an idle node."""
+    """Requests, which are also the limits for memory. Those of cpu are small, so that one node of two cores will do;
+    the limits let a task use an idle one.
+    """
 
     cpu: str
     cpu_limit: str
@@ -24,9 +26,9 @@ class Needs:
 
 
 NEEDS = {
-    "prepare-data": Needs(cpu="1", cpu_limit="2", memory="2Gi"),
+    "prepare-data": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
     "evaluate-candidate": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
-    "measure-latency": Needs(cpu="1", cpu_limit="1", memory="2Gi"),  # one core, as the hardware class says
+    "measure-latency": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),  # at most one core, as the hardware class says
     "select-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
     "register-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
     "deploy-model": Needs(cpu="100m", cpu_limit="500m", memory="512Mi"),
@@ -42,7 +44,7 @@ class Profile:
 
 
 PROFILES = {
-    "cpu": Profile(training=Needs(cpu="1", cpu_limit="4", memory="4Gi")),
+    "cpu": Profile(training=Needs(cpu="500m", cpu_limit="4", memory="4Gi")),
     "gpu": Profile(training=Needs(cpu="1", cpu_limit="8", memory="8Gi"), gpus=1),
 }
 

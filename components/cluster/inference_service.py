@@ -130,7 +130,7 @@ def why_not_ready(service: InferenceService, api: Api) -> str:
     deployments = _owned(api, f"/apis/apps/v1/namespaces/{service.namespace}/deployments", service)
     pods = _owned(api, f"/api/v1/namespaces/{service.namespace}/pods", service)
     ready = condition(status, "Ready")
-    if deployments and _rolled_out(deployments[0]) and ready.get("status") == "True":
+    if deployments and _rolled_out(deployments[0], service.replicas) and ready.get("status") == "True":
         return ""
     reasons = [problem for pod in pods for problem in problems(pod)]
     reasons += [condition(d.get("status", {}), "ReplicaFailure").get("message", "") for d in deployments]
@@ -171,7 +171,8 @@ def _owned(api: Api, path: str, service: InferenceService) -> list[Object]:
     return [item for item in items if item["metadata"].get("annotations", {}).get(DIGEST) == digest]
 
 
-def _rolled_out(deployment: Object) -> bool:
-    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+def _rolled_out(deployment: Object, replicas: int) -> bool:
+    """Whether all its pods are new and answer, and they are as many as were asked for: an autoscaler adds the others."""
+    status, wanted = deployment.get("status", {}), max(deployment["spec"].get("replicas", 1), replicas)
     seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
     return seen and all(status.get(key, 0) == wanted for key in ("replicas", "updatedReplicas", "availableReplicas"))

@@ -15,6 +15,7 @@ from e2e_platform import (
     free_gib,
     kubectl,
     missing_from,
+    remove_objects,
     steelyard_applied,
 )
 from e2e_runs import CLIENT, CONTRACT, PARAMS, PATIENT_PARAMS, Runs, contract_of
@@ -60,6 +61,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         kubectl("-n", SERVING, "delete", "inferenceservice", "-l", "app.kubernetes.io/managed-by=steelyard", "--wait")
         for run_id in platform.started:
             client.delete_run(run_id)
+            remove_objects(f"v2/artifacts/train-and-select/{run_id}")
             kubectl("-n", KFP, "delete", "workflow", "-l", f"pipeline/runid={run_id}", "--ignore-not-found")
 
 

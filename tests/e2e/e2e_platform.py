@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minio import Minio
+
 from components.cluster.api import Api, request
 from components.cluster.inference_service import InferenceService
 from components.images import Images
 
 KFP, SERVING = "kubeflow", "steelyard"
+BUCKET = "mlpipeline"
 STORE = "minio-service.kubeflow:9000"  # what Kubeflow Pipelines brings
 VARIABLES = (
     "KUBECONFIG",
@@ -172,6 +175,19 @@ def _secret(namespace: str, literals: list[str], annotations: dict[str, str]) ->
 def exists(*words: str) -> bool:
     """Whether the cluster has an object."""
     return bool(kubectl("get", *words, "--ignore-not-found", "-o=name"))
+
+
+def minio() -> Minio:
+    """Return a client of the object store."""
+    scheme, _, address = os.environ["AWS_ENDPOINT_URL"].partition("://")
+    keys = {"access_key": os.environ["AWS_ACCESS_KEY_ID"], "secret_key": os.environ["AWS_SECRET_ACCESS_KEY"]}
+    return Minio(address, secure=scheme == "https", **keys)
+
+
+def remove_objects(prefix: str) -> None:
+    """Remove what lies below a prefix of KFP's bucket."""
+    for found in minio().list_objects(BUCKET, prefix=f"{prefix}/", recursive=True):
+        minio().remove_object(BUCKET, found.object_name)
 
 
 def run_python(namespace: str, pod: str, container: str, program: str) -> str:

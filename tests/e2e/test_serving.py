@@ -37,7 +37,7 @@ print(json.dumps([done, failed]))
 WORKER = """
 import os, pathlib
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    if b"serving.drift_detector.worker" in (folder / "cmdline").read_bytes():
+    if b"-m\\0serving.drift_detector.worker" in (folder / "cmdline").read_bytes():
         pid = int(folder.name)
 """
 
@@ -243,7 +243,7 @@ def test_a_predictor_pod_deleted_under_load_costs_no_request(
         done, failed = json.loads(kubectl("-n", SERVING, "logs", "e2e-load"))
     finally:
         kubectl("-n", SERVING, "delete", "pod", "e2e-load", "--ignore-not-found")
-    assert not platform.pods(SERVING, f"pod-name={victim}")
+    assert victim not in {pod["metadata"]["name"] for pod in platform.predictor_pods(client)}
     assert failed == []
     assert done > 100
 

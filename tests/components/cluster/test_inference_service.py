@@ -83,6 +83,12 @@ def test_a_service_is_ready_once_its_own_pods_are(cluster: Cluster, api: Any) ->
     assert not is_serving(acme(storage_uri="s3://models/43"), api)
 
 
+def test_fewer_pods_than_asked_for_are_not_enough(cluster: Cluster, api: Any) -> None:
+    cluster.deploy(acme(replicas=2), ready=True)
+    with pytest.raises(NotReady, match="its pods are starting"):
+        wait(acme(replicas=2), api)
+
+
 def test_pods_of_the_rollout_before_do_not_count(cluster: Cluster, api: Any) -> None:
     cluster.deploy(acme(storage_uri="s3://models/41"), ready=True)
     with pytest.raises(NotReady, match=r"not ready after .* s: not yet|made its pods yet"):
