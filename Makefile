@@ -5,9 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXAMPLE ?= examples/digits
 IMAGE_PREFIX ?= steelyard
-# An image's tag says which source is in it; `-dirty` where that is not all committed.
+# An image's tag says which source is in it; `-dirty` and a hash of what differs where that is not all committed.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(if $(shell git status --porcelain 2>/dev/null),-dirty)
+DIRTY = dirty-$(shell { git status --porcelain; git diff HEAD; } | git hash-object --stdin | cut -c1-8)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(if $(shell git status --porcelain 2>/dev/null),-$(DIRTY))
 IMAGE_TAG := $(or $(IMAGE_TAG),$(VERSION)$(addprefix -,$(REVISION)))
 
 help:  ## what each target does

@@ -23,7 +23,7 @@ def deploy_model(
         selection: for whom it was chosen.
         version: under which it is registered.
         namespace: where the InferenceService lives.
-        replicas: how many pods serve at least.
+        replicas: how many pods serve at least; 0 for as many as now, or 1.
         image_prefix: registry and path of the serving images.
         image_tag: their tag.
 
@@ -52,4 +52,5 @@ def deploy_model(
         )
         with runtime.tracking.deployment(registered):
             deploy(service, SmokeTest.read(Path(model.path)), directly, connect(), tell=runtime.tell)
+        runtime.conclude(f"{client} is served at {service.url}")
         return service.url

@@ -23,4 +23,7 @@ def register_model(
         chosen = Selection.read(Path(selection.path) / "selection.json")
         prepared = PreparedDataset(Path(dataset.path))
         packed = pack(ModelBundle(Path(winner.path)), prepared, chosen, Path(model.path))
-        return runtime.tracking.register(chosen.client, packed, s3_address(model.uri))
+        tracking, store = runtime.tracking, runtime.store
+        known = tracking.stored_at(chosen.client, packed)
+        kept = known and store and store.holds(f"{known}/bundle.json")  # else its run was cleaned away
+        return tracking.register(chosen.client, packed, known if kept else s3_address(model.uri))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
 
 LINE_PREFIX = "steelyard: "
-WRONG_INPUT = "wrong input: "
+WRONG_INPUT, UNEXPECTED = "wrong input: ", "unexpected "  # begin a failed task's last words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,14 @@ class Runtime:
         """Write a line of progress into the task's log."""
         logging.getLogger("steelyard").info("%s", line)
 
+    def conclude(self, sentence: str) -> None:
+        """Leave what came of the task where STEELYARD_RESULT_FILE says, for whoever follows the run."""
+        _write("STEELYARD_RESULT_FILE", sentence)
+
 
 @contextmanager
 def task() -> Iterator[Runtime]:
-    """Run a task's body; a deliberate error becomes one line in the log instead of a traceback.
+    """Run a task's body; a deliberate error becomes one line in the log, any other keeps its traceback.
 
     Reads MLFLOW_TRACKING_URI, and AWS_ENDPOINT_URL with its two keys. Where STEELYARD_ERROR_FILE is set, the line is
     also written there, for whoever started the task: in a pod it is the termination message.
@@ -54,10 +58,16 @@ def task() -> Iterator[Runtime]:
         )
     except SteelyardError as error:
         logging.getLogger("steelyard").error("error: %s", error)
-        if file := os.environ.get("STEELYARD_ERROR_FILE"):
-            said = f"{WRONG_INPUT}{error}" if isinstance(error, InputError) else str(error)
-            Path(file).write_text(said, encoding="utf-8")
+        _write("STEELYARD_ERROR_FILE", f"{WRONG_INPUT}{error}" if isinstance(error, InputError) else str(error))
         raise SystemExit(2 if isinstance(error, InputError) else 1) from error
+    except Exception as error:
+        _write("STEELYARD_ERROR_FILE", f"{UNEXPECTED}{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        raise
+
+
+def _write(variable: str, text: str) -> None:
+    if file := os.environ.get(variable):
+        Path(file).write_text(text, encoding="utf-8")
 
 
 def s3_address(uri: str) -> str:
@@ -76,7 +86,8 @@ def _log_plainly() -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off every library's telemetry."""
+    """Turn off every library's telemetry, and MLflow's progress bars."""
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

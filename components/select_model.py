@@ -50,4 +50,5 @@ def select_model(
         for folder in (Path(bundle.path) for bundle in bundles):
             if not read_failure(folder) and ModelBundle(folder).index.candidate == chosen.winner:
                 shutil.copytree(folder, winner.path, dirs_exist_ok=True)
+        runtime.conclude(chosen.why)
         return chosen.winner or "none"

@@ -230,7 +230,7 @@ def _submit(options: argparse.Namespace) -> int:
     run_id = submit(client, project, pipeline=options.pipeline, data=options.data, deploy=not options.no_deploy)
     _say(f"run {run_id} created")
     if options.wait:
-        follow(client, run_id, options.namespace, _say)
+        return WINNER if follow(client, run_id, options.namespace, _say) else NOBODY
     return WINNER
 
 
@@ -239,14 +239,14 @@ def _add_deploy(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         verbs,
         "deploy",
         "Put a registered model into service on the cluster of your kubeconfig, tried before it replaces another.",
-        "MLFLOW_TRACKING_URI=http://localhost:5000 steelyard deploy acme --version 3",
+        "MLFLOW_TRACKING_URI=http://localhost:5000 steelyard deploy acme --version 3 --image-tag 0.1.0",
     )
     verb.add_argument("client", help="whose model")
     verb.add_argument("--version", type=int, help="of the registered model (default: the challenger)")
     verb.add_argument("--namespace", default="steelyard", help="of the InferenceService (default: %(default)s)")
-    verb.add_argument("--replicas", type=int, default=1, help="how many pods serve at least (default: %(default)s)")
+    verb.add_argument("--replicas", type=int, default=0, help="how many pods serve at least (default: as now, or 1)")
     verb.add_argument("--image-prefix", default=RELEASE.prefix, help="registry and path (default: %(default)s)")
-    verb.add_argument("--image-tag", default=RELEASE.tag, help="(default: %(default)s)")
+    verb.add_argument("--image-tag", required=True, help="of the predictor and the drift detector")
     verb.add_argument("--timeout", type=float, default=600, help="seconds until ready (default: %(default)s)")
     verb.set_defaults(do=_deploy)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.runtime import LINE_PREFIX, WRONG_INPUT
+from components.runtime import LINE_PREFIX, UNEXPECTED, WRONG_INPUT
 from pipelines.project import PARAMS_FILE, Project
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
@@ -107,6 +107,8 @@ def _reason(error_file: Path, project: Project, log: Path) -> SteelyardError:
         said = error_file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return SteelyardError(f"a task failed unexpectedly; its traceback is in {log}")
+    if said.startswith(UNEXPECTED):
+        return SteelyardError(f"a task failed: {said}; its traceback is in {log}")
     if not said.startswith(WRONG_INPUT):
         return SteelyardError(said)
     problem = said.removeprefix(WRONG_INPUT)

@@ -28,10 +28,10 @@ class Needs:
 NEEDS = {
     "prepare-data": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
     "evaluate-candidate": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
-    "measure-latency": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),  # at most one core, as the hardware class says
+    "measure-latency": Needs(cpu="1", cpu_limit="1", memory="2Gi"),  # one core, as the hardware class says
     "select-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
     "register-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
-    "deploy-model": Needs(cpu="100m", cpu_limit="500m", memory="512Mi"),
+    "deploy-model": Needs(cpu="100m", cpu_limit="500m", memory="1Gi"),
 }
 
 
@@ -62,7 +62,8 @@ def apply_resources(task: PipelineTask, profile: Profile, images: Images) -> Non
     task.set_retry(ATTEMPTS, backoff_duration="30s")
     task.set_caching_options(False)
     task.set_env_variable("MLFLOW_TRACKING_URI", MLFLOW_TRACKING_URI)
-    task.set_env_variable("STEELYARD_ERROR_FILE", "/dev/termination-log")  # its text stands in the pod's status
+    for words in ("STEELYARD_ERROR_FILE", "STEELYARD_RESULT_FILE"):  # in a pod's status, for `submit --wait`
+        task.set_env_variable(words, "/dev/termination-log")
     kubernetes.use_secret_as_env(task, OBJECT_STORE_SECRET, {key: key for key in OBJECT_STORE_KEYS})
     if task.name == "train-candidate":
         kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")

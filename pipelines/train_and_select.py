@@ -37,7 +37,7 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
         data: str = "",
         deploy: bool = True,
         namespace: str = "steelyard",
-        replicas: int = 1,
+        replicas: int = 0,
     ) -> None:
         prepared = on_cluster(prepare_data(params=params, contract=contract, data=data))
         dataset = prepared.outputs["dataset"]

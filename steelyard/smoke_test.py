@@ -11,6 +11,7 @@ from steelyard.errors import ArtifactError, SteelyardError
 
 SMOKE_FILE = "smoke.npz"
 IMAGES = 16
+LARGEST = 4 * 2**20  # bytes of all images together: a request holds them as JSON numbers, 4 characters each at most
 
 Json = dict[str, object]
 
@@ -29,7 +30,8 @@ class SmokeTest:
     @classmethod
     def of(cls, bundle: ModelBundle, held_out_NHWC: NDArray[np.uint8]) -> "SmokeTest":
         """Answer the first few of some images that the model has not learnt from."""
-        images_NHWC = np.ascontiguousarray(held_out_NHWC[:IMAGES])
+        count = max(1, min(IMAGES, LARGEST // held_out_NHWC[0].nbytes))
+        images_NHWC = np.ascontiguousarray(held_out_NHWC[:count])
         return cls(images_NHWC=images_NHWC, probabilities_NC=bundle.predict(images_NHWC).probabilities_NC)
 
     @classmethod

@@ -59,6 +59,19 @@ class ObjectStore:
                 response.close()
                 response.release_conn()
 
+    def holds(self, address: str) -> bool:
+        """Whether there is such an object.
+
+        Raises:
+            StoreError: the store refused, or does not answer.
+        """
+        bucket, key = _bucket_and_key(address)
+        try:
+            with _one_line(address):
+                return any(entry.object_name == key for entry in self._client().list_objects(bucket, prefix=key))
+        except SourceError:
+            return False
+
     def download(self, address: str, folder: Path) -> None:
         """Copy every object below a prefix into a folder.
 

@@ -22,7 +22,7 @@ class ClusterRefused(SteelyardError):
 
 
 def connect() -> Api:
-    """Connect as kubectl would, or else as the account of the pod that this runs in.
+    """Connect as the account of the pod that this runs in, or else as kubectl would.
 
     Raises:
         ClusterRefused: neither is configured.
@@ -32,7 +32,10 @@ def connect() -> Api:
     except ImportError:
         raise MissingExtra("kubernetes", "pipeline") from None
     try:
-        config.load_config()
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            config.load_kube_config()
     except config.ConfigException as error:
         raise ClusterRefused("no cluster is configured", 0, one_line(str(error))) from None
     return client.ApiClient()

@@ -80,8 +80,17 @@ def apply(service: InferenceService, api: Api) -> None:
     Raises:
         ClusterRefused: the API server or KServe's webhook refused it.
     """
-    query = [("fieldManager", "steelyard"), ("force", "true")]
-    request(api, "PATCH", service.path, query, service.manifest(), APPLY)
+    _apply(service.path, service.manifest(), api)
+
+
+def put_back(service: InferenceService, before: Object, api: Api) -> None:
+    """Make it again what `read` returned before.
+
+    Raises:
+        ClusterRefused: the API server or KServe's webhook refused it.
+    """
+    kept = {key: before["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
+    _apply(service.path, {key: before[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": kept}, api)
 
 
 def delete(service: InferenceService, api: Api) -> None:
@@ -126,7 +135,7 @@ def wait_until_ready(
 def why_not_ready(service: InferenceService, api: Api) -> str:
     """Return one sentence on what it waits for; nothing once it is ready."""
     # status.modelStatus.lastFailureInfo is not asked: KServe 0.20 still tells an earlier rollout's failure there.
-    status = _read(service, api).get("status", {})
+    status = read(service, api).get("status", {})
     deployments = _owned(api, f"/apis/apps/v1/namespaces/{service.namespace}/deployments", service)
     pods = _owned(api, f"/api/v1/namespaces/{service.namespace}/pods", service)
     ready = condition(status, "Ready")
@@ -142,11 +151,12 @@ def why_not_ready(service: InferenceService, api: Api) -> str:
 
 def is_serving(service: InferenceService, api: Api) -> bool:
     """Whether exactly this is in place, and ready."""
-    found = _read(service, api).get("metadata", {}).get("annotations", {}).get(DIGEST)
+    found = read(service, api).get("metadata", {}).get("annotations", {}).get(DIGEST)
     return found == service.digest and not why_not_ready(service, api)
 
 
-def _read(service: InferenceService, api: Api) -> Object:
+def read(service: InferenceService, api: Api) -> Object:
+    """Return what is in place under its name; an empty object where there is nothing."""
     try:
         found: Object = request(api, "GET", service.path)
     except ClusterRefused as error:
@@ -154,6 +164,11 @@ def _read(service: InferenceService, api: Api) -> Object:
             raise
         return {}
     return found
+
+
+def _apply(path: str, manifest: Object, api: Api) -> None:
+    query = [("fieldManager", "steelyard"), ("force", "true")]
+    request(api, "PATCH", path, query, manifest, APPLY)
 
 
 def _filled(node: Any, values: Mapping[str, str]) -> Any:
@@ -172,7 +187,7 @@ def _owned(api: Api, path: str, service: InferenceService) -> list[Object]:
 
 
 def _rolled_out(deployment: Object, replicas: int) -> bool:
-    """Whether all its pods are new and answer, and they are as many as were asked for: an autoscaler adds the others."""
+    """Whether all its pods are new and answer, the replicas too that an autoscaler adds to the first."""
     status, wanted = deployment.get("status", {}), max(deployment["spec"].get("replicas", 1), replicas)
     seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
     return seen and all(status.get(key, 0) == wanted for key in ("replicas", "updatedReplicas", "availableReplicas"))

@@ -14,7 +14,8 @@ def problems(pod: Object) -> Iterator[str]:
         yield f"no node takes its pod: {reason.partition(' preemption:')[0]}"
     if status.get("phase") == "Failed" and status.get("reason"):
         yield f"its pod was ended ({status['reason']}): {status.get('message', '')}"
-    limits = {spec["name"]: spec.get("resources", {}).get("limits", {}) for spec in pod["spec"]["containers"]}
+    specs = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    limits = {spec["name"]: spec.get("resources", {}).get("limits", {}) for spec in specs}
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         yield from _container_problems(container, limits.get(container["name"], {}).get("memory", "not known"))
 

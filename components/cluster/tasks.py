@@ -17,7 +17,7 @@ class Task:
     name: str  # the component's, and which candidate it is at in a loop
     pod: str
     phase: str  # of Kubernetes
-    reason: str  # one sentence, where there is something to say
+    reason: str  # one sentence, where there is something to say: its last words, or what Kubernetes says of its pod
 
     @property
     def failed(self) -> bool:
@@ -56,9 +56,8 @@ def _task(pod: Object) -> Task:
 
 
 def _reason(pod: Object) -> str:
-    """Return what the task said itself, else what Kubernetes says of its pod."""
     for container in pod["status"].get("containerStatuses", []):
         ended = container.get("state", {}).get("terminated", {})
-        if container["name"] == "main" and ended.get("exitCode") and ended.get("message"):
+        if container["name"] == "main" and ended.get("message"):
             return " ".join(ended["message"].split())
     return next(problems(pod), "")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.artifact import new_folder
 from steelyard.bundle import Epoch, ModelBundle
-from steelyard.errors import ArtifactError, CandidateFailed, InputError, SteelyardError
+from steelyard.errors import ArtifactError, CandidateFailed, InputError
 from steelyard.evaluation.scorecard import Measurement, Scorecard
 from steelyard.metrics import class_of
 from steelyard.params import Candidate
@@ -26,12 +26,13 @@ from steelyard.smoke_test import SMOKE_FILE, SmokeTest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "steelyard"
 SQLITE = "sqlite:///"
-STORAGE_URI = "storage_uri"
+STORAGE_URI, DEPLOYMENT = "storage_uri", "deployment"  # tags of a version
 LONGEST_TAG = 500
 LONGEST_NAME = 250  # mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH
 
@@ -144,7 +145,7 @@ class Tracking:
         """Register a packed bundle as a model named after the client, and point `challenger` at it.
 
         The registered model is a pyfunc that takes encoded images and carries the code that answers. Registering what
-        serves alike for the same client again changes nothing: it keeps the address under which it is known.
+        serves alike for the same client again makes no second version.
 
         Args:
             client: names the model.
@@ -161,18 +162,17 @@ class Tracking:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        origin = {
-            "run_key": bundle.index.run_key,
-            "served": bundle.served_digest,
-            "experiment": self._experiment,
-        }
-        known = self._client.search_model_versions(f"name = '{client}'")
-        same = next((version for version in known if origin.items() <= version.tags.items()), None)
-        version = int(same.version) if same else self._new_version(client, bundle, origin)
-        if storage_uri and not (same and same.tags.get(STORAGE_URI)):
+        same = self._serving_alike(client, bundle)
+        version = int(same.version) if same else self._new_version(client, bundle)
+        if storage_uri:
             self._client.set_model_version_tag(client, str(version), STORAGE_URI, storage_uri)
         self._client.set_registered_model_alias(client, "challenger", str(version))
         return version
+
+    def stored_at(self, client: str, bundle: ModelBundle) -> str:
+        """Return the address of what was registered before and serves alike; "" if there is none."""
+        same = self._serving_alike(client, bundle)
+        return str(same.tags.get(STORAGE_URI, "")) if same else ""
 
     def registered(self, client: str, version: int | None = None) -> RegisteredModel:
         """Look a version up.
@@ -189,7 +189,7 @@ class Tracking:
         try:
             found = (
                 self._client.get_model_version(client, str(version))
-                if version
+                if version is not None
                 else self._client.get_model_version_by_alias(client, "challenger")
             )
         except MlflowException as error:
@@ -200,7 +200,7 @@ class Tracking:
             ) from None
         uri = found.tags.get(STORAGE_URI, "")
         if not uri:
-            raise InputError(f"model {client!r}, version {found.version}, was registered by a run outside the cluster")
+            raise InputError(f"model {client!r}, version {found.version}, has no s3:// address to be served from")
         return RegisteredModel(client=client, version=int(found.version), storage_uri=uri, run_id=str(found.run_id))
 
     def fetch_smoke_test(self, model: RegisteredModel) -> SmokeTest:
@@ -215,16 +215,31 @@ class Tracking:
         """Record how putting a version into service ends; if well, it is the `champion`."""
         try:
             yield
-        except SteelyardError as error:
-            self._tag(model, "deployment", f"failed: {error}")
+        except Exception as error:
+            self._client.set_model_version_tag(
+                model.client, str(model.version), DEPLOYMENT, f"failed: {error}"[:LONGEST_TAG]
+            )
             raise
-        self._tag(model, "deployment", "serves")
+        for version in self._client.search_model_versions(f"name = '{model.client}'"):
+            if "champion" in version.aliases and int(version.version) != model.version:
+                self._client.set_model_version_tag(model.client, version.version, DEPLOYMENT, "replaced")
+        self._client.set_model_version_tag(model.client, str(model.version), DEPLOYMENT, "serves")
         self._client.set_registered_model_alias(model.client, "champion", str(model.version))
 
-    def _tag(self, model: RegisteredModel, key: str, text: str) -> None:
-        self._client.set_model_version_tag(model.client, str(model.version), key, text[:LONGEST_TAG])
+    def _origin(self, bundle: ModelBundle) -> dict[str, str]:
+        """Return the tags by which a version is known to serve alike."""
+        return {
+            "run_key": bundle.index.run_key,
+            "served": bundle.served_digest,
+            "experiment": self._experiment,
+        }
 
-    def _new_version(self, client: str, bundle: ModelBundle, origin: Mapping[str, str]) -> int:
+    def _serving_alike(self, client: str, bundle: ModelBundle) -> "ModelVersion | None":
+        origin = self._origin(bundle)
+        known = self._client.search_model_versions(f"name = '{client}'")
+        return next((version for version in known if origin.items() <= version.tags.items()), None)
+
+    def _new_version(self, client: str, bundle: ModelBundle) -> int:
         from steelyard.tracking.packaging import save_pyfunc
 
         candidate = bundle.index.candidate
@@ -233,7 +248,7 @@ class Tracking:
             save_pyfunc(bundle, Path(temporary) / "model")
             self._client.log_artifacts(run_id, str(Path(temporary) / "model"), "model")
             source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
-            tags = {**origin, "candidate": candidate}
+            tags = {**self._origin(bundle), "candidate": candidate}
             return int(self._client.create_model_version(client, source, run_id=run_id, tags=tags).version)
 
     def _download_bundle(self, run_id: str, folder: Path) -> ModelBundle:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from e2e_platform import (
+    EXPERIMENT,
     FREE_GIB,
     KFP,
     SERVING,
@@ -58,15 +59,26 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with steelyard_applied(images):
         platform = Platform(api=api, kfp=client, images=images, pipelines=pipelines)
         yield platform
-        kubectl("-n", SERVING, "delete", "inferenceservice", "-l", "app.kubernetes.io/managed-by=steelyard", "--wait")
+        services = kubectl("-n", SERVING, "get", "inferenceservices", "-o=name").split()
+        for service in (one for one in services if one.partition("/")[2].startswith("e2e-")):
+            kubectl("-n", SERVING, "delete", service, "--wait")
+        _forget_models(platform)
         for run_id in platform.started:
             client.delete_run(run_id)
             remove_objects(f"v2/artifacts/train-and-select/{run_id}")
             kubectl("-n", KFP, "delete", "workflow", "-l", f"pipeline/runid={run_id}", "--ignore-not-found")
+        client.delete_experiment(client.get_experiment(experiment_name=EXPERIMENT).experiment_id)
+
+
+def _forget_models(platform: Platform) -> None:
+    with platform.tracking() as uri:
+        mlflow = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        for model in mlflow.search_registered_models("name LIKE 'e2e-%'"):
+            mlflow.delete_registered_model(model.name)
 
 
 @pytest.fixture(scope="session")
-def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     main = platform.submit("e2e-main", PARAMS, contract_of(CLIENT))
     project = tmp_path_factory.mktemp("project")
     (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
@@ -74,6 +86,9 @@ def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     command = [sys.executable, "-m", "pipelines", "submit", str(project), "--wait", "--data", "s3://mlpipeline/nothing"]
     command += ["--pipeline", str(platform.pipelines / "train_and_select.yaml")]
     submitted = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    one = PATIENT_PARAMS.replace("epochs: 400", "epochs: 1")
+    assert submitted.stderr is not None
+    platform.started.append(submitted.stderr.readline().split()[1])  # run ID created
+    one = PATIENT_PARAMS.replace("epochs: 400", "epochs: 1").replace("patient", "gpu")
     gpu = platform.submit("e2e-gpu", one, contract_of("e2e-gpu"), "train_and_select-gpu.yaml", deploy=False)
-    return Runs(platform=platform, main=main, gpu=gpu, submitted=submitted)
+    yield Runs(platform=platform, main=main, gpu=gpu, submitted=submitted)
+    submitted.terminate()

@@ -20,6 +20,7 @@ from components.cluster.inference_service import InferenceService
 from components.images import Images
 
 KFP, SERVING = "kubeflow", "steelyard"
+EXPERIMENT = "steelyard-e2e"
 BUCKET = "mlpipeline"
 STORE = "minio-service.kubeflow:9000"  # what Kubeflow Pipelines brings
 VARIABLES = (
@@ -58,7 +59,7 @@ class Platform:
             str(self.pipelines / pipeline),
             arguments={"params": params, "contract": contract, **rest},
             run_name=name,
-            experiment_name="steelyard-e2e",
+            experiment_name=EXPERIMENT,
         )
         self.started.append(run.run_id)
         return str(run.run_id)
@@ -139,37 +140,35 @@ def free_gib(api: Api) -> float:
 
 @contextmanager
 def steelyard_applied(images: Images) -> Iterator[None]:
-    """Apply the local overlay and the Secrets as README and manifests/README.md say; take away what was not there."""
-    environ = os.environ
-    fresh = not exists("namespace", SERVING)
-    fresh_secret = not exists("-n", KFP, "secret", "s3-credentials")
+    """Apply the local overlay and the Secrets as the README says, and take them away; leave what is there already."""
+    if exists("namespace", SERVING):
+        yield
+        return
     with tempfile.TemporaryDirectory() as folder:
         tag = ["--image-prefix", images.prefix, "--image-tag", images.tag]
         subprocess.run([sys.executable, ROOT / "manifests/render.py", "--output", folder, *tag], check=True)
         overlay = f"{folder}/local"
-        kubectl("apply", "-k", overlay)
-        keys = [f"--from-literal={key}={environ[key]}" for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
-        _secret(KFP, [*keys, f"--from-literal=AWS_ENDPOINT_URL=http://{STORE}"], {})
-        about = {"serving.kserve.io/s3-endpoint": STORE, "serving.kserve.io/s3-usehttps": "0"}
-        _secret(SERVING, keys, about)
-        unprivileged = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        patch = json.dumps({"spec": {"container": {"securityContext": unprivileged}}})
-        kubectl("patch", "clusterstoragecontainer", "default", "--type=merge", "--patch", patch)
-        kubectl("-n", SERVING, "rollout", "status", "deployment/mlflow", "--timeout=180s")
         try:
+            kubectl("apply", "-k", overlay)
+            _make_secret(KFP, {"AWS_ENDPOINT_URL": f"http://{STORE}"}, {})
+            about = {"serving.kserve.io/s3-endpoint": STORE, "serving.kserve.io/s3-usehttps": "0"}
+            _make_secret(SERVING, {}, about)
+            unprivileged = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            patch = json.dumps({"spec": {"container": {"securityContext": unprivileged}}})
+            kubectl("patch", "clusterstoragecontainer", "default", "--type=merge", "--patch", patch)
+            kubectl("-n", SERVING, "rollout", "status", "deployment/mlflow", "--timeout=180s")
             yield
         finally:
-            if fresh_secret:
-                kubectl("-n", KFP, "delete", "secret", "s3-credentials")
-            if fresh:
-                kubectl("delete", "-k", overlay, "--timeout=120s")
+            kubectl("-n", KFP, "delete", "secret", "s3-credentials", "--ignore-not-found")
+            kubectl("delete", "-k", overlay, "--timeout=120s", "--ignore-not-found")
 
 
-def _secret(namespace: str, literals: list[str], annotations: dict[str, str]) -> None:
-    make = ("create", "secret", "generic", "s3-credentials", *literals, "--dry-run=client", "-o=json")
-    secret = json.loads(kubectl("-n", namespace, *make))
-    secret["metadata"]["annotations"] = annotations
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(secret))
+def _make_secret(namespace: str, more: dict[str, str], annotations: dict[str, str]) -> None:
+    """By standard input: what stands on a command line can be read by others."""
+    keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    metadata = {"name": "s3-credentials", "namespace": namespace, "annotations": annotations}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys | more}
+    kubectl("apply", "-f", "-", stdin=json.dumps(secret))
 
 
 def exists(*words: str) -> bool:

@@ -1,6 +1,7 @@
 """The runs that several tests look at."""
 
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,13 +10,13 @@ from e2e_platform import ROOT, Platform
 PARAMS = (ROOT / "examples/digits-with-failure/params.yaml").read_text(encoding="utf-8")
 CONTRACT = (ROOT / "examples/digits-with-failure/evaluation_metrics.yaml").read_text(encoding="utf-8")
 CLIENT, SECOND_CLIENT = "e2e-acme", "e2e-globex"
-# Long enough to lose the object store and MLflow for a minute in the middle.
-PATIENT_PARAMS = """
+# Long enough to lose the object store and MLflow for a minute in the middle; never trained before.
+PATIENT_PARAMS = f"""
 task: classification
-data: {source: digits, image_size: 16, grayscale: true, split: {train: 0.5, validation: 0.25, test: 0.25, seed: 42}}
-training: {epochs: 400, batch_size: 64, learning_rate: 0.0003, seed: 0}
+data: {{source: digits, image_size: 16, grayscale: true, split: {{train: 0.5, validation: 0.25, test: 0.25, seed: 42}}}}
+training: {{epochs: 400, batch_size: 64, learning_rate: 0.0003, seed: {int(time.time())}}}
 candidates:
-  patient-cnn: {layers: [{conv: 16}, {pool: 2}, {conv: 32}, {pool: 2}, {flatten: true}, {dense: 64}]}
+  patient-cnn: {{layers: [{{conv: 16}}, {{pool: 2}}, {{conv: 32}}, {{pool: 2}}, {{flatten: true}}, {{dense: 64}}]}}
 """
 DEMANDING_CONTRACT = """
 client: e2e-nobody

@@ -23,8 +23,6 @@ from steelyard.smoke_test import SmokeTest
 from steelyard.store import ObjectStore
 from steelyard.tracking.tracking import Tracking
 
-ALTERED = "steelyard-e2e/altered"
-
 
 def deploy(platform: Platform, uri: str, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pipelines", "deploy", CLIENT, "--image-prefix", platform.images.prefix]
@@ -58,7 +56,7 @@ def test_a_model_that_fails_its_smoke_test_leaves_the_previous_one_serving(
 ) -> None:
     assert runs.finished_main
     before, champion = in_place(platform), mlflow.get_model_version_by_alias(CLIENT, "champion").version
-    with platform.tracking() as uri, altered(uri, tmp_path) as version:
+    with platform.tracking() as uri, altered(uri, tmp_path / "model") as version:
         done = deploy(platform, uri, "--version", str(version))
         found = mlflow.get_model_version(CLIENT, str(version))
     assert done.returncode == 1
@@ -72,22 +70,32 @@ def test_a_model_that_fails_its_smoke_test_leaves_the_previous_one_serving(
 @contextmanager
 def altered(tracking_uri: str, folder: Path) -> Iterator[int]:
     """Register a copy of the first client's model that expects another answer, and yield its version."""
-    store = ObjectStore.from_environment(os.environ)
-    assert store is not None
     tracking = Tracking(tracking_uri)
-    store.download(tracking.registered(CLIENT).storage_uri, folder / "model")
-    smoke_test = SmokeTest.read(folder / "model")
+    fetch(tracking.registered(CLIENT).storage_uri, folder)
+    smoke_test = SmokeTest.read(folder)
     probabilities_NC = smoke_test.probabilities_NC.copy()
     probabilities_NC[0, 0] = np.nextafter(probabilities_NC[0, 0], np.float32(1))
-    SmokeTest(images_NHWC=smoke_test.images_NHWC, probabilities_NC=probabilities_NC).write(folder / "model")
-    bundle = ModelBundle(folder / "model")
-    bundle.index.model_copy(update={"files": dict(checksums(folder / "model"))}).write(folder / "model/bundle.json")
-    for path in (path for path in bundle.folder.rglob("*") if path.is_file()):
-        minio().fput_object(BUCKET, f"{ALTERED}/{path.relative_to(bundle.folder).as_posix()}", str(path))
+    SmokeTest(images_NHWC=smoke_test.images_NHWC, probabilities_NC=probabilities_NC).write(folder)
+    ModelBundle(folder).index.model_copy(update={"files": dict(checksums(folder))}).write(folder / "bundle.json")
+    with uploaded(folder, "steelyard-e2e/altered") as address:
+        yield tracking.register(CLIENT, ModelBundle(folder), address)
+
+
+def fetch(address: str, folder: Path) -> None:
+    store = ObjectStore.from_environment(os.environ)
+    assert store is not None
+    store.download(address, folder)
+
+
+@contextmanager
+def uploaded(folder: Path, prefix: str) -> Iterator[str]:
+    """Put a folder into the object store for a while, and yield its address."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        minio().fput_object(BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}", str(path))
     try:
-        yield tracking.register(CLIENT, ModelBundle(bundle.folder), f"s3://{BUCKET}/{ALTERED}")
+        yield f"s3://{BUCKET}/{prefix}"
     finally:
-        remove_objects(ALTERED)
+        remove_objects(prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +126,12 @@ def with_fewer_than_none(predictor: Object) -> None:
 def nothing(predictor: Object) -> None: ...
 
 
+CHANGED = "steelyard-e2e/changed"
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "e2e-image": ({"image_tag": "no-such-tag"}, "predictor:no-such-tag can't be pulled: "),
     "e2e-memory": ({"alter": starved}, "container kserve-container ran out of memory: its limit is 48Mi"),
     "e2e-address": ({"storage_uri": "s3://mlpipeline/nothing-here"}, "the model can't be fetched: "),
+    "e2e-changed": ({"storage_uri": f"s3://{BUCKET}/{CHANGED}"}, "differs from the checksum in bundle.json"),
     "e2e-gpu": (
         {"alter": with_many_gpus},
         "no node takes its pod: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu",
@@ -129,34 +139,40 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_each_reason_for_not_being_ready_is_one_sentence(platform: Platform, runs: Runs) -> None:
+def test_each_reason_for_not_being_ready_is_one_sentence(platform: Platform, runs: Runs, tmp_path: Path) -> None:
     """All at once: none of them ever becomes ready."""
     assert runs.finished_main
     good = in_place(platform)[1]
-    services = {
-        name: _broken(platform, name, **{"storage_uri": good} | changes) for name, (changes, _) in BROKEN.items()
-    }
+    fetch(good, tmp_path / "model")
+    with (tmp_path / "model/1/model.onnx").open("ab") as model:
+        model.write(b"!")
+    services = [_broken(platform, name, **{"storage_uri": good} | changes) for name, (changes, _) in BROKEN.items()]
     try:
-        for service in services.values():
-            apply(service, platform.api)
-        for name, (_, sentence) in BROKEN.items():
-            reasons: set[str] = set()
-
-            def seen(service: InferenceService = services[name], sentence: str = sentence) -> bool:
-                reasons.add(why_not_ready(service, platform.api))  # noqa: B023
-                return any(sentence in reason for reason in reasons)  # noqa: B023
-
-            wait_for(seen, 120, f"{sentence!r} among {reasons}")
-            assert not any("\n" in reason for reason in reasons)
+        with uploaded(tmp_path / "model", CHANGED):
+            for service in services:
+                apply(service, platform.api)
+            for service in services:
+                _wait_for_the_reason(platform, service, BROKEN[service.name][1])
     finally:
-        for service in services.values():
+        for service in services:
             delete(service, platform.api)
+
+
+def _wait_for_the_reason(platform: Platform, service: InferenceService, sentence: str) -> None:
+    reasons: set[str] = set()
+
+    def told() -> bool:
+        reasons.add(why_not_ready(service, platform.api))
+        return any(sentence in reason for reason in reasons)
+
+    wait_for(told, 120, f"{sentence!r} from {service.name}")
+    assert not any("\n" in reason for reason in reasons)
 
 
 def test_a_webhook_s_refusal_is_told_in_its_words(platform: Platform, runs: Runs) -> None:
     assert runs.finished_main
     service = _broken(platform, "e2e-refused", storage_uri="s3://mlpipeline/any", alter=with_fewer_than_none)
-    with pytest.raises(ClusterRefused, match="denied the request: .*cannot be greater than MaxReplicas"):
+    with pytest.raises(ClusterRefused, match=r"denied the request: .*cannot be greater than MaxReplicas"):
         apply(service, platform.api)
 
 

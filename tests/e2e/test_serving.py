@@ -1,6 +1,9 @@
 """The second client's InferenceService: two replicas of the predictor with the detector beside each."""
 
+import base64
+import io
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +17,8 @@ from e2e_platform import SERVING, Platform, exists, forwarded, kubectl, run_pyth
 from e2e_runs import CLIENT, SECOND_CLIENT, Runs
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from numpy.typing import NDArray
+from PIL import Image
 
 from steelyard.smoke_test import SmokeTest
 from steelyard.tracking.tracking import Tracking
@@ -68,6 +73,12 @@ def ports(client: str) -> Iterator[dict[str, int]]:
         }
 
 
+def png(image_HWC: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC.squeeze()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def post(port: int, path: str, body: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     found = urllib3.request("POST", f"http://127.0.0.1:{port}{path}", body=body, headers=names, timeout=30)
@@ -80,6 +91,10 @@ def test_http_and_grpc_answer_as_offline(ports: dict[str, int], client: str, smo
     path = f"/v2/models/{client}/infer"
     smoke_test.check(post(ports["http"], path, json.dumps(smoke_test.request()).encode()).json())
 
+    instances = [{"b64": base64.b64encode(png(image_HWC)).decode()} for image_HWC in images_NHWC]
+    answer = post(ports["http"], f"/v1/models/{client}:predict", json.dumps({"instances": instances}).encode()).json()
+    assert [found["label"] for found in answer["predictions"]] == [str(best) for best in expected_NC.argmax(axis=1)]
+
     tensor = {"name": "images", "datatype": "UINT8", "shape": images_NHWC.shape}
     binary = tensor | {"parameters": {"binary_data_size": images_NHWC.nbytes}}
     head = json.dumps({"inputs": [binary], "outputs": [{"name": "probabilities"}]}).encode()
@@ -89,9 +104,9 @@ def test_http_and_grpc_answer_as_offline(ports: dict[str, int], client: str, smo
     request = pb.ModelInferRequest(model_name=client, raw_input_contents=[images_NHWC.tobytes()])
     request.inputs.add(name="images", datatype="UINT8", shape=images_NHWC.shape)
     with grpc.insecure_channel(f"127.0.0.1:{ports['grpc']}") as channel:
-        answer = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
-    index = [output.name for output in answer.outputs].index("probabilities")
-    served_NC = np.frombuffer(answer.raw_output_contents[index], np.float32).reshape(expected_NC.shape)
+        inferred = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+    index = [output.name for output in inferred.outputs].index("probabilities")
+    served_NC = np.frombuffer(inferred.raw_output_contents[index], np.float32).reshape(expected_NC.shape)
     assert np.array_equal(served_NC, expected_NC)
 
 
@@ -137,15 +152,9 @@ def test_the_account_of_a_run_may_deploy_and_look_and_nothing_else(
     """Asked by its groups too, as the API server does for a real token."""
     groups = ["--as-group=system:serviceaccounts", "--as-group=system:authenticated"]
     for verb in verbs.split():
-        said = may(["auth", "can-i", verb, resource, "-n", SERVING, f"--as={ACCOUNT}", *groups])
-        assert said == allowed, f"{verb} {resource}"
-
-
-def may(words: list[str]) -> bool:
-    try:
-        return kubectl(*words).strip() == "yes"
-    except AssertionError:  # kubectl ends with 1 where the answer is no
-        return False
+        command = ["kubectl", "auth", "can-i", verb, resource, "-n", SERVING, f"--as={ACCOUNT}", *groups]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        assert said == ("yes" if allowed else "no"), f"{verb} {resource}"
 
 
 def detector(platform: Platform, client: str) -> tuple[str, Any]:
@@ -179,23 +188,28 @@ def test_the_detector_gets_samples_and_its_metrics_can_be_scraped(
 
 @pytest.mark.parametrize(
     "blow",
-    ["os.kill(pid, 9)", "import resource; resource.prlimit(pid, resource.RLIMIT_AS, (2**20, 2**20))"],
+    ["os.kill(pid, 9)", "import resource; resource.prlimit(pid, resource.RLIMIT_DATA, (2**20, 2**20))"],
     ids=["killed", "out of its memory"],
 )
 def test_a_lost_worker_costs_no_prediction_and_no_readiness(
     platform: Platform, client: str, smoke_test: SmokeTest, blow: str
 ) -> None:
     pod, ask = detector(platform, client)
-    before = run_python(SERVING, pod, DETECTOR, WORKER + "print(pid)")
+    before = run_python(SERVING, pod, DETECTOR, WORKER + "print(pid)").strip()
+    limit = "import resource; print(resource.prlimit(pid, resource.RLIMIT_DATA)[0])"
+    assert int(run_python(SERVING, pod, DETECTOR, WORKER + limit)) == 256 * 2**20, "well below its container's 384 MiB"
     restarts = _restarts(platform, client)
     body = json.dumps(smoke_test.request()).encode()
     with forwarded(SERVING, f"pod/{pod}", 8080) as port:
         run_python(SERVING, pod, DETECTOR, WORKER + blow)
-        until = time.monotonic() + 15
-        while time.monotonic() < until:
-            post(port, f"/v2/models/{client}/infer", body)
+
+        def another_worker_while_predictions_go_on() -> bool:
+            for _ in range(20):
+                post(port, f"/v2/models/{client}/infer", body)
             assert all(_ready(one) for one in platform.predictor_pods(client))
-    assert run_python(SERVING, pod, DETECTOR, WORKER + "print(pid)") != before
+            return run_python(SERVING, pod, DETECTOR, f"pid = ''\n{WORKER}\nprint(pid)").strip() not in ("", before)
+
+        wait_for(another_worker_while_predictions_go_on, 60, "another worker")
     wait_for(lambda: json.loads(ask("/report"))["samples"], 30, "samples of the next worker")
     assert _restarts(platform, client) == restarts
 

@@ -1,76 +1,99 @@
-"""Following a run. KFP's client is played; the tasks are given as their pods would show them."""
+"""Following a run. KFP's client is played, and so is the API server, over HTTP."""
 
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import urllib3
 
 from components.cluster.api import ClusterRefused
-from components.cluster.tasks import Task
 from pipelines import submit as module
 from pipelines.submit import follow
-from steelyard.errors import SteelyardError
+from steelyard.errors import InputError, SteelyardError
+from tests.fake_cluster import Cluster, serving
+
+PODS = "/api/v1/namespaces/kubeflow/pods?7"
+NODE = "train-and-select-tchkg.root.{}.executor({})"
 
 
 class Kfp:
-    """A run that goes through some states."""
+    """A run that goes through some states, while the cluster shows one set of pods after the other."""
 
-    def __init__(self, *states: str) -> None:
-        self.states = list(states)
+    def __init__(self, cluster: Cluster, *seen: tuple[str, list[dict[str, Any]]]) -> None:
+        self.cluster, self.seen = cluster, list(seen)
 
     def get_run(self, run_id: str) -> SimpleNamespace:
-        return SimpleNamespace(state=self.states.pop(0))
+        state, self.cluster.objects[PODS] = self.seen.pop(0)
+        if state == "away":
+            raise urllib3.exceptions.MaxRetryError(None, "/runs/7")  # type: ignore[arg-type]
+        return SimpleNamespace(state=state)
 
 
-def attempt(name: str, phase: str, reason: str = "", pod: str = "pod-0") -> Task:
-    return Task(name=name, pod=pod, phase=phase, reason=reason)
+def pod(task: str, phase: str, message: str = "", attempt: int = 0, **status: Any) -> dict[str, Any]:
+    ended = {"exitCode": 1 if phase == "Failed" else 0, "message": message}
+    main = {"name": "main", "image": "i", "state": {"terminated": ended} if phase in ("Failed", "Succeeded") else {}}
+    return {
+        "metadata": {
+            "name": f"{task}-{attempt}",
+            "creationTimestamp": f"2026-11-21T14:29:0{attempt}Z",
+            "annotations": {"workflows.argoproj.io/node-name": NODE.format(task, attempt)},
+        },
+        "spec": {"containers": [{"name": "main"}]},
+        "status": {"phase": phase, "containerStatuses": [main], **status},
+    }
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[Task]]:
-    """What each look at the cluster shows; the last one stays."""
-    shown: list[list[Task]] = []
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(module, "connect", object)
-    monkeypatch.setattr(module, "list_tasks", lambda *_: shown.pop(0) if len(shown) > 1 else shown[0])
-    return shown
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    cluster = Cluster()
+    with serving(cluster) as api:
+        monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
+        monkeypatch.setattr(module, "connect", lambda: api)
+        yield cluster
 
 
-def test_each_change_is_told_once(looks: list[list[Task]]) -> None:
+def test_each_change_is_told_once_with_what_came_of_it(cluster: Cluster) -> None:
     told: list[str] = []
-    waiting = attempt("train-candidate 1", "Pending", "no node takes its pod: Insufficient nvidia.com/gpu")
-    running, done = attempt("train-candidate 1", "Running"), attempt("train-candidate 1", "Succeeded")
-    looks += [[attempt("train-candidate 1", "Pending")], [waiting], [waiting], [running], [done]]
-    follow(Kfp("RUNNING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED"), "7", "kubeflow", told.append)
+    unscheduled = {"type": "PodScheduled", "status": "False", "message": "Insufficient nvidia.com/gpu"}
+    waiting = pod("train-candidate", "Pending", conditions=[unscheduled])
+    chosen = [pod("select-model", "Succeeded", "tiny-cnn is the choice"), pod("register-model", "Succeeded")]
+    seen = [[pod("train-candidate", "Pending")], [waiting], [waiting], [pod("train-candidate", "Running")]]
+    kfp = Kfp(cluster, *(("RUNNING", pods) for pods in seen), ("SUCCEEDED", chosen))
+    assert follow(kfp, "7", "kubeflow", told.append)
     assert told == [
-        "train-candidate 1: waits: no node takes its pod: Insufficient nvidia.com/gpu",
-        "train-candidate 1: runs",
-        "train-candidate 1: done",
+        "train-candidate: waits: no node takes its pod: Insufficient nvidia.com/gpu",
+        "train-candidate: runs",
+        "select-model: done: tiny-cnn is the choice",
+        "register-model: done",
         "run 7: SUCCEEDED",
     ]
 
 
-def test_a_failed_task_is_explained_by_its_last_attempt_and_a_recovered_one_is_not(looks: list[list[Task]]) -> None:
+def test_a_run_without_a_winner_is_told_from_one_with(cluster: Cluster) -> None:
+    nobody = pod("select-model", "Succeeded", "Nobody is eligible")
+    assert not follow(Kfp(cluster, ("SUCCEEDED", [nobody])), "7", "kubeflow", lambda _: None)
+
+
+def test_a_failed_task_is_explained_by_its_last_attempt_and_a_recovered_one_is_not(cluster: Cluster) -> None:
     told: list[str] = []
-    looks.append(
-        [
-            attempt("train-candidate 1", "Failed", "killed", pod="pod-1"),
-            attempt("train-candidate 1", "Succeeded", pod="pod-2"),
-            attempt("prepare-data", "Failed", "the store does not answer", pod="pod-3"),
-            attempt("prepare-data", "Failed", "wrong input: no objects", pod="pod-4"),
-        ]
-    )
-    with pytest.raises(SteelyardError, match="run 7 ended as FAILED"):
-        follow(Kfp("FAILED"), "7", "kubeflow", told.append)
+    pods = [
+        pod("train-candidate", "Failed", "killed"),
+        pod("train-candidate", "Succeeded", attempt=1),
+        pod("prepare-data", "Failed", "the store does not answer"),
+        pod("prepare-data", "Failed", "wrong input: no objects", attempt=1),
+    ]
+    with pytest.raises(InputError, match="run 7 ended as FAILED"):
+        follow(Kfp(cluster, ("FAILED", pods)), "7", "kubeflow", told.append)
     assert told[-3:] == [
         "run 7: FAILED",
         "prepare-data failed: wrong input: no objects",
-        "  kubectl -n kubeflow logs pod-4 -c main",
+        "  kubectl -n kubeflow logs prepare-data-1 -c main",
     ]
 
 
 def test_without_a_cluster_to_look_at_the_way_to_all_logs_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:
         raise ClusterRefused("no cluster is configured", 0, "no kubeconfig")
@@ -78,6 +101,15 @@ def test_without_a_cluster_to_look_at_the_way_to_all_logs_is_told(
     monkeypatch.setattr(module, "connect", refuse)
     told: list[str] = []
     with pytest.raises(SteelyardError):
-        follow(Kfp("FAILED"), "7", "kubeflow", told.append)
-    assert "no cluster is configured: no kubeconfig" in told[0]
-    assert told[-1] == "  kubectl -n kubeflow logs -l pipeline/runid=7 -c main --prefix --tail=30"
+        follow(Kfp(cluster, ("RUNNING", []), ("RUNNING", []), ("FAILED", [])), "7", "kubeflow", told.append)
+    assert told == [
+        "only KFP's own states can be told: no cluster is configured: no kubeconfig",
+        "run 7: FAILED",
+        "  kubectl -n kubeflow logs -l pipeline/runid=7 -c main --prefix --tail=30",
+    ]
+
+
+def test_an_api_that_is_away_for_a_moment_ends_nothing(cluster: Cluster) -> None:
+    assert follow(Kfp(cluster, ("away", []), ("away", []), ("SUCCEEDED", [])), "7", "kubeflow", lambda _: None)
+    with pytest.raises(SteelyardError, match="run 7 goes on, but the KFP API does not answer"):
+        follow(Kfp(cluster, *[("away", [])] * 12), "7", "kubeflow", lambda _: None)

@@ -2,7 +2,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_cluster import Cluster, serving
+
+from tests.fake_cluster import Cluster, serving
 
 
 @pytest.fixture

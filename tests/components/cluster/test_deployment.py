@@ -1,16 +1,18 @@
 """A model is tried before it replaces another. KServe and the predictor are played over HTTP; the rest is real."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_cluster import Cluster
 
+from components.cluster import deployment
 from components.cluster.api import ClusterRefused
 from components.cluster.deployment import deploy, directly, through_the_api
 from components.cluster.inference_service import InferenceService, NotReady
 from steelyard.smoke_test import SmokeTest, SmokeTestFailed
+from tests.fake_cluster import Cluster
 
 SMOKE_TEST = SmokeTest(
     images_NHWC=np.zeros((2, 1, 1, 1), np.uint8), probabilities_NC=np.array([[0.25, 0.75], [1, 0]], np.float32)
@@ -25,6 +27,11 @@ def acme(uri: str = "s3://models/42", name: str = "acme") -> InferenceService:
 
 def answering(data: list[float]) -> Callable[[str, Any], Any]:
     return lambda name, body: {"outputs": [{"name": "probabilities", "data": data}]}
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "BETWEEN_S", 0.0)
 
 
 @pytest.fixture
@@ -65,7 +72,7 @@ def test_the_same_again_needs_no_trial(working: Cluster, api: Any) -> None:
     before = working.objects[acme().path]["spec"]
     working.requests.clear()
     run(acme(), api)
-    assert written(working) == [("PATCH", "acme")]
+    assert written(working) == []
     assert working.objects[acme().path]["spec"] == before
 
 
@@ -86,6 +93,45 @@ def test_a_model_that_does_not_start_never_replaces_the_one_that_serves(working:
         run(acme("s3://models/43"), api)
     assert "s3://models/42" in str(working.objects[acme().path])
     assert acme(name="acme-trial").path not in working.objects
+
+
+def test_what_served_before_is_put_back_where_the_new_model_fails_only_in_its_place(working: Cluster, api: Any) -> None:
+    run(acme(), api)
+    before = working.objects[acme().path]["spec"]
+    answers = {"acme-trial": [0.25, 0.75, 1, 0], "acme": [0.25, 0.75, 0.5, 0.5]}
+    working.predictor = lambda name, body: answering(answers[name])(name, body)
+    with pytest.raises(SmokeTestFailed):
+        run(acme("s3://models/43"), api)
+    assert working.objects[acme().path]["spec"] == before
+
+
+def test_a_first_model_that_fails_in_its_place_is_taken_away(working: Cluster, api: Any) -> None:
+    answers = {"acme-trial": [0.25, 0.75, 1, 0], "acme": [0.25, 0.75, 0.5, 0.5]}
+    working.predictor = lambda name, body: answering(answers[name])(name, body)
+    with pytest.raises(SmokeTestFailed):
+        run(acme(), api)
+    assert acme().path not in working.objects
+
+
+def test_a_service_that_leads_nowhere_for_a_moment_is_asked_again(working: Cluster, api: Any) -> None:
+    answers = [{"error": "no endpoints"}, {"error": "no endpoints"}]
+    right = working.predictor
+    working.predictor = lambda name, body: answers.pop() if answers else right(name, body)
+    run(acme(), api)
+    assert answers == []
+
+
+def test_replicas_that_are_not_given_stay_as_they_are(working: Cluster, api: Any) -> None:
+    def replicas() -> int:
+        return int(working.objects[acme().path]["spec"]["predictor"]["minReplicas"])
+
+    run(replace(acme(), replicas=0), api)
+    assert replicas() == 1
+    working.objects[acme().path]["spec"]["predictor"]["minReplicas"] = 2
+    with pytest.raises(NotReady):  # the cluster played here makes one pod
+        run(replace(acme("s3://models/43"), replicas=0), api)
+    patches = [body for method, path, body in working.bodies if method == "PATCH" and path == acme().path]
+    assert patches[-2]["spec"]["predictor"]["minReplicas"] == 2
 
 
 def test_a_refused_trial_is_told_in_the_webhook_s_words(working: Cluster, api: Any) -> None:

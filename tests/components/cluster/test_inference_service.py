@@ -5,7 +5,6 @@ import threading
 from typing import Any
 
 import pytest
-from fake_cluster import DEPLOYMENTS, Cluster
 
 from components.cluster.api import ClusterRefused
 from components.cluster.inference_service import (
@@ -16,6 +15,7 @@ from components.cluster.inference_service import (
     is_serving,
     wait_until_ready,
 )
+from tests.fake_cluster import DEPLOYMENTS, Cluster
 
 
 def acme(**changes: Any) -> InferenceService:

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from fake_cluster import Cluster
 
 from components.cluster.tasks import list_tasks
+from tests.fake_cluster import Cluster
 
 RUN_PODS = "/api/v1/namespaces/kubeflow/pods?eff8449e"
 LOOP = "train-and-select-tchkg.root.for-loop-1.iteration-iterations(1:1).iteration-item"
@@ -71,6 +71,10 @@ def test_tasks_stand_in_order_and_each_candidate_has_its_number(cluster: Cluster
             "waits: no node takes its pod: Insufficient nvidia.com/gpu",
         ),
         ({"phase": "Pending"}, "waits"),
+        (
+            {"phase": "Succeeded", "containerStatuses": ended(exitCode=0, message="tiny-cnn is the choice")},
+            "done: tiny-cnn is the choice",
+        ),
     ],
 )
 def test_a_task_says_why_it_failed_or_waits(cluster: Cluster, api: Any, status: dict[str, Any], sentence: str) -> None:

@@ -238,15 +238,19 @@ def test_registering_the_same_training_again_makes_no_second_version(tracking_ur
     assert (tracking.register("acme", trained), tracking.register("acme", trained)) == (1, 1)
 
 
-def test_a_version_keeps_the_address_under_which_it_was_first_stored(tracking_uri: str, trained: ModelBundle) -> None:
+def test_a_version_has_the_address_that_was_given_last(tracking_uri: str, trained: ModelBundle) -> None:
     tracking = Tracking(tracking_uri)
-    for address in ("", "s3://models/first", "s3://models/second"):
+    assert tracking.register("acme", trained) == 1
+    assert tracking.stored_at("acme", trained) == ""
+    for address in ("s3://models/first", "s3://models/second", ""):
         tracking.register("acme", trained, address)
-    assert tracking.registered("acme").storage_uri == "s3://models/first"
+    assert tracking.stored_at("acme", trained) == tracking.registered("acme").storage_uri == "s3://models/second"
     assert tracking.registered("acme", 1) == tracking.registered("acme")
 
 
-def test_a_deployment_is_recorded_and_only_a_good_one_makes_a_champion(tracking_uri: str, trained: ModelBundle) -> None:
+def test_a_deployment_is_recorded_and_only_a_good_one_makes_a_champion(
+    tracking_uri: str, trained: ModelBundle, tmp_path: Path
+) -> None:
     tracking = Tracking(tracking_uri)
     tracking.register("acme", trained, "s3://models/first")
     model = tracking.registered("acme")
@@ -259,6 +263,11 @@ def test_a_deployment_is_recorded_and_only_a_good_one_makes_a_champion(tracking_
         pass
     assert client.get_model_version("acme", "1").tags["deployment"] == "serves"
     assert set(client.get_model_version("acme", "1").aliases) == {"challenger", "champion"}
+    other = _keyed(trained, tmp_path / "other", "fedcba9876543210")
+    tracking.register("acme", other, "s3://models/other")
+    with tracking.deployment(tracking.registered("acme")):
+        pass
+    assert [client.get_model_version("acme", v).tags["deployment"] for v in ("1", "2")] == ["replaced", "serves"]
 
 
 def test_a_version_that_no_cluster_can_fetch_is_refused(tracking_uri: str, trained: ModelBundle) -> None:
@@ -268,7 +277,7 @@ def test_a_version_that_no_cluster_can_fetch_is_refused(tracking_uri: str, train
     tracking.register("acme", trained)
     with pytest.raises(InputError, match="no model 'acme' with version 7"):
         tracking.registered("acme", 7)
-    with pytest.raises(InputError, match="outside the cluster"):
+    with pytest.raises(InputError, match="has no s3:// address"):
         tracking.registered("acme")
 
 

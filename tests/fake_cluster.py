@@ -21,6 +21,7 @@ class Cluster:
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
         self.requests: list[tuple[str, str, dict[str, list[str]], str]] = []
+        self.bodies: list[tuple[str, str, Any]] = []
         self.refusal = ""
         self.kserve: Callable[[str], None] = lambda name: None  # what happens when a service is applied
         self.predictor: Callable[[str, Any], Any] = lambda name, body: {}
@@ -35,6 +36,7 @@ class Cluster:
         if method == "DELETE":
             return (200, {}) if self.objects.pop(path, None) else (404, {"message": "not found"})
         if method == "PATCH":
+            self.bodies.append((method, path, json.loads(body)))
             self.objects[path] = json.loads(body) | {"status": {}}
             self.kserve(path.rpartition("/")[2])
         if selector := query.get("labelSelector"):
