@@ -216,15 +216,15 @@ class Tracking:
         try:
             yield
         except Exception as error:
-            self._client.set_model_version_tag(
-                model.client, str(model.version), DEPLOYMENT, f"failed: {error}"[:LONGEST_TAG]
-            )
+            self._tag(model.client, model.version, f"failed: {error}")
             raise
-        for version in self._client.search_model_versions(f"name = '{model.client}'"):
-            if "champion" in version.aliases and int(version.version) != model.version:
-                self._client.set_model_version_tag(model.client, version.version, DEPLOYMENT, "replaced")
-        self._client.set_model_version_tag(model.client, str(model.version), DEPLOYMENT, "serves")
+        if before := self._client.get_registered_model(model.client).aliases.get("champion"):
+            self._tag(model.client, before, "replaced")
+        self._tag(model.client, model.version, "serves")
         self._client.set_registered_model_alias(model.client, "champion", str(model.version))
+
+    def _tag(self, client: str, version: int | str, deployment: str) -> None:
+        self._client.set_model_version_tag(client, str(version), DEPLOYMENT, deployment[:LONGEST_TAG])
 
     def _origin(self, bundle: ModelBundle) -> dict[str, str]:
         """Return the tags by which a version is known to serve alike."""

@@ -63,5 +63,5 @@ def test_the_tag_says_which_source_is_in_an_image_and_can_be_chosen() -> None:
         subprocess.run(command, cwd=ROOT, env=environment | given, capture_output=True, text=True, check=True).stdout
         for given in ({}, {"IMAGE_TAG": "mine"})
     )
-    assert re.fullmatch(r"\d+\.\d+\.\d+(-[0-9a-f]{12}(-dirty)?)?\n", tag)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(-[0-9a-f]{12}(-dirty-[0-9a-f]{8})?)?\n", tag)
     assert chosen == "mine\n"
