@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kubernetes.client
+
 Object = dict[str, Any]
 Policy = Callable[[Object], Iterator[str]]
 
@@ -24,6 +26,7 @@ RESTRICTED_VOLUMES = {
     "secret",
 }
 LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "part-of")}
+QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?")
 CREDENTIAL = re.compile(r"(?i)(password|passwd|secret|token|credential|access_?key|api_?key)")
 CREDENTIAL_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 README = Path(__file__).parents[2] / "manifests/README.md"
@@ -117,6 +120,13 @@ def resources_are_bounded(found: Object) -> Iterator[str]:
             yield from (f"{container['name']}: no {bound} of {name}" for name in missing)
 
 
+def quantities_are_written_as_such(found: Object) -> Iterator[str]:
+    for _, container in containers(found):
+        for bound, quantities in container.get("resources", {}).items():
+            wrong = {name: text for name, text in quantities.items() if not QUANTITY.fullmatch(str(text))}
+            yield from (f"{container['name']}: {bound} of {name} is {text!r}" for name, text in wrong.items())
+
+
 def probes_stand_where_they_belong(found: Object) -> Iterator[str]:
     for pod in pod_specs(found):
         sidecars = pod["containers"][1:] if found["kind"] == "InferenceService" else []
@@ -195,7 +205,9 @@ def rights_name_what_they_allow(found: Object) -> Iterator[str]:
 
 
 def fields_are_known(found: Object) -> Iterator[str]:
-    """Compare fields and types with the models of the Kubernetes and KServe clients.
+    """Compare fields, what is required of them, and types with the models of the Kubernetes and KServe clients.
+
+    The models know no enumerations and no formats; those are the API server's to refuse, in the tests on a cluster.
 
     KServe's models are those of 0.21; 0.20 does not know `tracing`, `schedulingGroup` and `ephemeralContainers` yet.
     """
@@ -223,21 +235,40 @@ def _unknown(node: Any, kind: str, path: str) -> Iterator[str]:
             yield f"{path} is {node!r}, which is no {kind}"
         else:
             yield from (f"{path}.{key} is unknown" for key in node.keys() - fields)
+            yield from (f"{path}.{key} is missing" for key in _required(kind) - node.keys())
             for key in node.keys() & fields:
                 yield from _unknown(node[key], fields[key], f"{path}.{key}")
 
 
 @cache
+def _model(kind: str) -> Any:
+    """Return a model's class; None where no client has it."""
+    if found := getattr(kubernetes.client, kind, None):
+        return found
+    import kserve.models  # takes seconds
+
+    return getattr(kserve.models, kind, None)
+
+
+@cache
 def _fields(kind: str) -> dict[str, str]:
-    """Return the fields of a model and their kinds; nothing where no client has the model."""
-    import kubernetes.client
-
-    model = getattr(kubernetes.client, kind, None)
-    if model is None:
-        import kserve.models  # takes seconds
-
-        model = getattr(kserve.models, kind, None)
+    """Return the fields of a model and their kinds."""
+    model = _model(kind)
     return {name: model.openapi_types[key] for key, name in model.attribute_map.items()} if model else {}
+
+
+@cache
+def _required(kind: str) -> set[str]:
+    """The generated models refuse None for what is required."""
+    model, required = _model(kind), set()
+    empty = model.__new__(model)
+    empty.local_vars_configuration = kubernetes.client.Configuration()
+    for attribute, name in model.attribute_map.items():
+        try:
+            setattr(empty, attribute, None)
+        except ValueError:
+            required.add(name)
+    return required
 
 
 POLICIES: tuple[Policy, ...] = (
@@ -245,6 +276,7 @@ POLICIES: tuple[Policy, ...] = (
     pods_write_only_to_volumes_and_hold_no_token,
     images_are_pinned,
     resources_are_bounded,
+    quantities_are_written_as_such,
     probes_stand_where_they_belong,
     labels_are_standard,
     no_credential_is_written_out,

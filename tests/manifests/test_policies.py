@@ -20,6 +20,7 @@ from policies import (
     pods_meet_the_restricted_standard,
     pods_write_only_to_volumes_and_hold_no_token,
     probes_stand_where_they_belong,
+    quantities_are_written_as_such,
     resources_are_bounded,
     rights_name_what_they_allow,
     secrets_have_a_command_in_the_readme,
@@ -196,6 +197,14 @@ def with_a_number_for_a_text(found: Object) -> None:
     main(found)["env"][0]["value"] = 1
 
 
+def with_a_port_without_its_number(found: Object) -> None:
+    del main(found)["ports"][0]["containerPort"]
+
+
+def with_a_misspelt_quantity(found: Object) -> None:
+    main(found)["resources"]["limits"]["memory"] = "2Gigs"
+
+
 def with_a_misspelt_pod_field(found: Object) -> None:
     next(pod_specs(found))["serviceAcountName"] = "serving"
 
@@ -252,6 +261,8 @@ POD_MUTATIONS: list[tuple[Policy, Callable[[Object], None]]] = [
     (fields_are_known, with_a_misspelt_field),
     (fields_are_known, with_a_misspelt_pod_field),
     (fields_are_known, with_a_number_for_a_text),
+    (fields_are_known, with_a_port_without_its_number),
+    (quantities_are_written_as_such, with_a_misspelt_quantity),
 ]
 
 
@@ -284,6 +295,11 @@ def test_a_policy_refuses_a_pod_that_breaks_it(kind: str, policy: Policy, mutate
 )
 def test_a_policy_refuses_an_inference_service_that_breaks_it(policy: Policy, mutate: Callable[[Object], None]) -> None:
     assert refused(policy, mutate, SERVICE)
+
+
+def test_a_deployment_without_a_selector_is_refused() -> None:
+    deployment = next(found for found in objects("local") if found["kind"] == "Deployment")
+    assert refused(fields_are_known, lambda found: found["spec"].pop("selector"), deployment)
 
 
 @pytest.mark.parametrize("mutate", [allowing_everything, reading_secrets], ids=names)
