@@ -79,3 +79,10 @@ def test_a_store_that_does_not_answer_is_no_mistake_of_the_user_s(tmp_path: Path
 def test_an_address_without_a_store_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="AWS_ENDPOINT_URL"):
         local_copy("s3://bucket/images", tmp_path, ObjectStore.from_environment({}))
+
+
+def test_what_a_store_holds_is_told_from_what_it_does_not(store: ObjectStore) -> None:
+    assert store.holds("s3://bucket/params.yaml")
+    assert not store.holds("s3://bucket/params")
+    assert not store.holds("s3://bucket/nothing/bundle.json")
+    assert not store.holds("s3://nowhere/params.yaml")
