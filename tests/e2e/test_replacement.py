@@ -111,8 +111,11 @@ class Altered(InferenceService):
 
 
 def starved(predictor: Object) -> None:
-    predictor["containers"][0]["resources"]["limits"]["memory"] = "48Mi"
-    predictor["containers"][0]["resources"]["requests"]["memory"] = "48Mi"
+    """By one large allocation: a program that is merely too large may thrash for minutes before it is killed."""
+    predictor["containers"][0]["command"] = ["python", "-c", "b'x' * 2**29"]
+    predictor["containers"][0]["resources"] = {
+        bound: {"cpu": "50m", "memory": "128Mi"} for bound in ("requests", "limits")
+    }
 
 
 def with_many_gpus(predictor: Object) -> None:
@@ -129,7 +132,7 @@ def nothing(predictor: Object) -> None: ...
 CHANGED = "steelyard-e2e/changed"
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "e2e-image": ({"image_tag": "no-such-tag"}, "predictor:no-such-tag can't be pulled: "),
-    "e2e-memory": ({"alter": starved}, "container kserve-container ran out of memory: its limit is 48Mi"),
+    "e2e-memory": ({"alter": starved}, "container kserve-container ran out of memory: its limit is 128Mi"),
     "e2e-address": ({"storage_uri": "s3://mlpipeline/nothing-here"}, "the model can't be fetched: "),
     "e2e-changed": ({"storage_uri": f"s3://{BUCKET}/{CHANGED}"}, "differs from the checksum in bundle.json"),
     "e2e-gpu": (
