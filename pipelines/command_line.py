@@ -220,9 +220,10 @@ def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _submit(options: argparse.Namespace) -> int:
     from pipelines.project import Project
-    from pipelines.submit import connect_to_kfp, follow, submit
+    from pipelines.submit import check_source, connect_to_kfp, follow, submit
 
     project = Project.read(options.folder)
+    check_source(options.data or project.source)
     endpoint = options.endpoint or os.environ.get("KFP_ENDPOINT")
     if not endpoint:
         raise InputError("say where the KFP API is: --endpoint URL, or KFP_ENDPOINT")

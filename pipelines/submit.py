@@ -36,6 +36,18 @@ def connect_to_kfp(endpoint: str) -> Any:
         raise SteelyardError(f"{endpoint}: the KFP API does not answer: {error}") from None
 
 
+def check_source(source: str) -> None:
+    """Refuse images that a cluster can't see.
+
+    Raises:
+        InputError: they lie on this machine.
+    """
+    if source != "digits" and not is_remote(source):
+        raise InputError(
+            f"data.source: {source!r} lies on this machine; copy it to the object store and give --data s3://..."
+        )
+
+
 def submit(client: Any, project: Project, *, pipeline: Path | None = None, data: str = "", deploy: bool = True) -> str:
     """Create a run in the experiment `steelyard`.
 
@@ -48,15 +60,7 @@ def submit(client: Any, project: Project, *, pipeline: Path | None = None, data:
 
     Returns:
         The run's id.
-
-    Raises:
-        InputError: the images lie where the cluster can't see them.
     """
-    source = data or project.source
-    if source != "digits" and not is_remote(source):
-        raise InputError(
-            f"data.source: {source!r} lies on this machine; copy it to the object store and give --data s3://..."
-        )
     run = client.create_run_from_pipeline_package(
         str(pipeline or COMPILED / "train_and_select.yaml"),
         arguments={
