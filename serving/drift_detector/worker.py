@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import logging
+import mmap
+import os
 import resource
 import signal
 from pathlib import Path
@@ -13,6 +15,7 @@ from steelyard.drift.wire import Decoder, WireError
 
 SNAPSHOT_S = 30
 READ_BYTES = 2**16
+RESERVE_BYTES = 2**24  # twice a thread's stack
 
 log = logging.getLogger("serving.drift_detector")
 
@@ -38,6 +41,7 @@ async def _work(watch: Watch, arguments: argparse.Namespace) -> None:
     log.info("listening at %s", arguments.socket)
     seconds = 0
     while not stopping.is_set():
+        _end_if_memory_is_short()
         watch.look_for_profile()
         seconds += 1
         if seconds % SNAPSHOT_S == 0:
@@ -46,6 +50,15 @@ async def _work(watch: Watch, arguments: argparse.Namespace) -> None:
             await asyncio.wait_for(stopping.wait(), 1)
         except TimeoutError:
             continue
+
+
+def _end_if_memory_is_short() -> None:
+    """Make way for another worker: where a thread's stack can't be had, pages go unanswered without a word."""
+    try:
+        mmap.mmap(-1, RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        log.error("less than %d MiB of memory are left: ending", RESERVE_BYTES // 2**20)
+        os._exit(1)
 
 
 async def _take(watch: Watch, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

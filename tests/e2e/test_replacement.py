@@ -131,7 +131,7 @@ def nothing(predictor: Object) -> None: ...
 
 CHANGED = "steelyard-e2e/changed"
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "e2e-image": ({"image_tag": "no-such-tag"}, "predictor:no-such-tag can't be pulled: "),
+    "e2e-image": ({"image_tag": "no-such-tag"}, ":no-such-tag can't be pulled: "),
     "e2e-memory": ({"alter": starved}, "container kserve-container ran out of memory: its limit is 128Mi"),
     "e2e-address": ({"storage_uri": "s3://mlpipeline/nothing-here"}, "the model can't be fetched: "),
     "e2e-changed": ({"storage_uri": f"s3://{BUCKET}/{CHANGED}"}, "differs from the checksum in bundle.json"),
@@ -168,7 +168,10 @@ def _wait_for_the_reason(platform: Platform, service: InferenceService, sentence
         reasons.add(why_not_ready(service, platform.api))
         return any(sentence in reason for reason in reasons)
 
-    wait_for(told, 120, f"{sentence!r} from {service.name}")
+    try:
+        wait_for(told, 120, f"{sentence!r} from {service.name}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it said {reasons}") from None
     assert not any("\n" in reason for reason in reasons)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +124,18 @@ def test_a_killed_worker_is_started_again(
         assert worker_of(running) != killed
         send(path, *frames(samples_of(bundle_folder, traffic(10, 1))))
         eventually(lambda: samples_at(running) == 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes memory away from a running process, as only Linux can")
+def test_a_worker_that_runs_out_of_memory_makes_way_for_another(
+    profile_folder: Path, path: Path, tmp_path: Path
+) -> None:
+    with detector(profile_folder, path, tmp_path) as running:
+        starved = worker_of(running)
+        resource.prlimit(starved, resource.RLIMIT_DATA, (2**20, 2**20))
+        eventually(lambda: "the worker ended with 1" in running.log.read_text())
+        eventually(lambda: answers(running))
+        assert worker_of(running) != starved
 
 
 def answers(running: Running) -> bool:
