@@ -1,19 +1,18 @@
 """Bytes from a local path or from s3://; the only user of the minio client."""
 
-import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from steelyard.errors import SourceError, StoreError
 
 if TYPE_CHECKING:
     from minio import Minio
-
-log = logging.getLogger(__name__)
 
 
 def is_remote(address: str) -> bool:
@@ -48,16 +47,20 @@ class ObjectStore:
             SourceError: there is no such object, or it is not text.
             StoreError: the store refused, or does not answer.
         """
-        bucket, key = _bucket_and_key(address)
-        with _one_line(address):
-            response = self._client().get_object(bucket, key)
-            try:
-                return bytes(response.read()).decode()
-            except UnicodeDecodeError:
-                raise SourceError(f"{address}: is not UTF-8 text") from None
-            finally:
-                response.close()
-                response.release_conn()
+        try:
+            return self.read(address).decode()
+        except UnicodeDecodeError:
+            raise SourceError(f"{address}: is not UTF-8 text") from None
+
+    def read(self, address: str) -> bytes:
+        """Return the bytes of one object.
+
+        Raises:
+            SourceError: there is no such object.
+            StoreError: the store refused, or does not answer.
+        """
+        with self.stream(address) as stream:
+            return stream.read()
 
     def holds(self, address: str) -> bool:
         """Whether there is such an object.
@@ -72,38 +75,72 @@ class ObjectStore:
         except SourceError:
             return False
 
-    def download(self, address: str, folder: Path) -> None:
-        """Copy every object below a prefix into a folder.
+    def walk(self, address: str) -> Iterator[tuple[str, str]]:
+        """Yield the name of each object below a prefix, without it, and what changes when its bytes do.
 
         Raises:
-            SourceError: there is no such bucket, or nothing below the prefix.
+            SourceError: there is no such bucket.
             StoreError: the store refused, or does not answer.
         """
-        bucket, prefix = _bucket_and_key(address)
-        prefix = prefix.rstrip("/") + "/" if prefix else ""
-        client, count = self._client(), 0
+        bucket, prefix = _bucket_and_key(address.rstrip("/") + "/")
         with _one_line(address):
-            for entry in client.list_objects(bucket, prefix=prefix, recursive=True):
+            for entry in self._client().list_objects(bucket, prefix=prefix, recursive=True):
                 name = str(entry.object_name)
-                target = (folder / name.removeprefix(prefix)).resolve()
-                if name.endswith("/") or not target.is_relative_to(folder.resolve()):
-                    continue
-                client.fget_object(bucket, name, str(target))
-                count += 1
-        if not count:
-            raise SourceError(f"{address}: holds no objects")
-        log.info("downloaded %d objects from %s", count, address)
+                if not name.endswith("/"):
+                    yield name.removeprefix(prefix), f"{entry.size}:{entry.etag}"
+
+    def folders(self, address: str) -> Iterator[str]:
+        """Yield the names right below a prefix that have objects below them; errors as of `walk`."""
+        bucket, prefix = _bucket_and_key(address.rstrip("/") + "/")
+        with _one_line(address):
+            for entry in self._client().list_objects(bucket, prefix=prefix):
+                if entry.is_dir:
+                    yield str(entry.object_name).removeprefix(prefix).rstrip("/")
+
+    def upload(self, file: Path, address: str) -> None:
+        """Copy a file to an address.
+
+        Raises:
+            SourceError: there is no such bucket.
+            StoreError: the store refused, or does not answer.
+        """
+        bucket, key = _bucket_and_key(address)
+        with _one_line(address):
+            self._client().fput_object(bucket, key, str(file))
+
+    @contextmanager
+    def stream(self, address: str) -> Iterator[IO[bytes]]:
+        """Open an object for reading from its beginning to its end.
+
+        Raises:
+            SourceError: there is no such object.
+            StoreError: the store refused, or does not answer.
+        """
+        bucket, key = _bucket_and_key(address)
+        with _one_line(address):
+            response = self._client().get_object(bucket, key)
+            try:
+                yield cast("IO[bytes]", response)
+            finally:
+                response.close()
+                response.release_conn()
 
     def _client(self) -> "Minio":
-        from minio import Minio
+        return _connection(self, os.getpid())
 
-        parts = urlsplit(self.endpoint if "://" in self.endpoint else f"http://{self.endpoint}")
-        return Minio(
-            endpoint=parts.netloc,
-            access_key=self.access_key,
-            secret_key=self.secret_key,
-            secure=parts.scheme == "https",
-        )
+
+@lru_cache(maxsize=4)
+def _connection(store: ObjectStore, process: int) -> "Minio":
+    """Return a client that keeps its connections; never one whose connections a forked process would share."""
+    from minio import Minio
+
+    parts = urlsplit(store.endpoint if "://" in store.endpoint else f"http://{store.endpoint}")
+    return Minio(
+        endpoint=parts.netloc,
+        access_key=store.access_key,
+        secret_key=store.secret_key,
+        secure=parts.scheme == "https",
+    )
 
 
 @contextmanager
@@ -126,18 +163,11 @@ def read_text(text_or_address: str, store: ObjectStore | None) -> str:
     Raises:
         SourceError: an address without an object, or without a store.
     """
-    return _needed(store, text_or_address).read_text(text_or_address) if is_remote(text_or_address) else text_or_address
+    return needed(store, text_or_address).read_text(text_or_address) if is_remote(text_or_address) else text_or_address
 
 
-def local_copy(address: str, folder: Path, store: ObjectStore | None) -> str:
-    """Return a source that lies on this machine: s3:// is copied into `folder`, anything else stays as it is."""
-    if not is_remote(address):
-        return address
-    _needed(store, address).download(address, folder)
-    return str(folder)
-
-
-def _needed(store: ObjectStore | None, address: str) -> ObjectStore:
+def needed(store: ObjectStore | None, address: str) -> ObjectStore:
+    """Return the store, or say what to set for one."""
     if store is None:
         raise SourceError(f"{address}: set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to read it")
     return store

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
 from steelyard.params import Candidate, Params
+from steelyard.store import ObjectStore
+from tests.s3_server import serving
 
 SMALL_PARAMS = """
 task: classification
@@ -43,6 +46,13 @@ def candidate(params: Params) -> Candidate:
 @pytest.fixture(scope="session")
 def dataset(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepare(params.data, params.task, tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server with one empty bucket, `bucket`."""
+    with serving(tmp_path_factory.mktemp("s3")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -1,88 +1,113 @@
 """Against a real S3 server."""
 
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from steelyard.errors import SourceError, StoreError
-from steelyard.store import ObjectStore, local_copy, read_text
+from steelyard.store import ObjectStore, needed, read_text
+from tests.s3_server import uploaded
+
+FILES = ("images/cat/1.png", "images/dog/2.png", "images-of-others/3.png", "params.yaml")
+
+
+def _first_byte(store: ObjectStore, address: str) -> bytes:
+    with store.stream(address) as stream:
+        return stream.read(1)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    root = tmp_path_factory.mktemp("s3")
-    for name in ("images/cat/1.png", "images/dog/2.png", "params.yaml"):
-        (root / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "bucket" / name).write_text(name)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        str(Path(sys.executable).with_name("rclone")),
-        "serve",
-        "s3",
-        "--addr",
-        f"127.0.0.1:{port}",
-        "--auth-key",
-        "key,secret-of-this-test",
-        str(root),
-    ]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    _wait_for(port)
-    yield ObjectStore(endpoint=f"http://127.0.0.1:{port}", access_key="key", secret_key="secret-of-this-test")
-    server.terminate()
-    server.wait(10)
+def address(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A prefix with FILES below it, each of which holds its own name."""
+    folder = tmp_path_factory.mktemp("files")
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return uploaded(folder, store)
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail("the S3 server did not start")
+def test_what_was_uploaded_is_read_again(store: ObjectStore, address: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40_000
+    (tmp_path / "large").write_bytes(content)
+    store.upload(tmp_path / "large", f"{address}/new/large")
+    assert store.read(f"{address}/new/large") == content
 
 
-def test_a_prefix_is_copied_with_its_folders(store: ObjectStore, tmp_path: Path) -> None:
-    assert local_copy("s3://bucket/images", tmp_path, store) == str(tmp_path)
-    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")) == ["cat/1.png", "dog/2.png"]
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_walk_names_every_object_below_a_prefix_and_no_other(store: ObjectStore, address: str, end: str) -> None:
+    assert sorted(name for name, _ in store.walk(f"{address}/images{end}")) == ["cat/1.png", "dog/2.png"]
+    assert not list(store.walk(f"{address}/nothing"))
 
 
-def test_text_comes_from_an_address_or_is_taken_as_it_is(store: ObjectStore) -> None:
-    assert read_text("s3://bucket/params.yaml", store) == "params.yaml"
+def test_a_walk_tells_which_objects_have_changed(store: ObjectStore, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).write_text("as it was")
+    prefix = uploaded(tmp_path, store)
+    before = dict(store.walk(prefix))
+    (tmp_path / "one").write_text("otherwise")
+    store.upload(tmp_path / "one", f"{prefix}/one")
+    after = dict(store.walk(prefix))
+    assert before["other"] == after["other"]
+    assert before["one"] != after["one"]
+
+
+def test_a_stream_is_read_piece_by_piece(store: ObjectStore, address: str) -> None:
+    with store.stream(f"{address}/params.yaml") as stream:
+        assert [stream.read(6), stream.read(100), stream.read(1)] == [b"params", b".yaml", b""]
+
+
+def test_text_comes_from_an_address_or_is_taken_as_it_is(store: ObjectStore, address: str) -> None:
+    assert read_text(f"{address}/params.yaml", store) == "params.yaml"
     assert read_text("task: classification", None) == "task: classification"
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/nothing", "s3://nowhere/images"])
-def test_a_missing_prefix_is_one_clear_line(store: ObjectStore, tmp_path: Path, address: str) -> None:
-    with pytest.raises(SourceError, match=address):
-        local_copy(address, tmp_path, store)
+def test_what_is_no_text_is_not_read_as_text(store: ObjectStore, address: str, tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff")
+    store.upload(tmp_path / "image.png", f"{address}/image.png")
+    with pytest.raises(SourceError, match="is not UTF-8 text"):
+        read_text(f"{address}/image.png", store)
 
 
-def test_a_wrong_key_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reading", [ObjectStore.read, ObjectStore.read_text, _first_byte])
+@pytest.mark.parametrize("missing", ["s3://bucket/nothing", "s3://nowhere/params.yaml"])
+def test_a_missing_object_is_one_clear_line(
+    store: ObjectStore, reading: Callable[[ObjectStore, str], object], missing: str
+) -> None:
+    with pytest.raises(SourceError, match=rf"^{missing}: [^\n]*$"):
+        reading(store, missing)
+
+
+def test_a_walk_or_an_upload_without_a_bucket_is_one_clear_line(store: ObjectStore) -> None:
+    with pytest.raises(SourceError, match=r"^s3://nowhere/images: "):
+        list(store.walk("s3://nowhere/images"))
+    with pytest.raises(SourceError, match=r"^s3://nowhere/file: "):
+        store.upload(Path(__file__), "s3://nowhere/file")
+
+
+def test_a_wrong_key_is_refused(store: ObjectStore, address: str) -> None:
     stranger = ObjectStore(endpoint=store.endpoint, access_key="key", secret_key="wrong")
     with pytest.raises(StoreError, match="SignatureDoesNotMatch"):
-        stranger.download("s3://bucket/images", tmp_path)
+        stranger.read(f"{address}/params.yaml")
+    with pytest.raises(StoreError, match="SignatureDoesNotMatch"):
+        list(stranger.walk(address))
 
 
-def test_a_store_that_does_not_answer_is_no_mistake_of_the_user_s(tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_is_no_mistake_of_the_user_s() -> None:
     nobody = ObjectStore(endpoint="http://127.0.0.1:9", access_key="key", secret_key="any")
-    with pytest.raises(StoreError, match="s3://bucket/images: "):
-        nobody.download("s3://bucket/images", tmp_path)
+    with pytest.raises(StoreError, match=r"^s3://bucket/images: "):
+        nobody.read("s3://bucket/images")
 
 
-def test_an_address_without_a_store_says_what_to_set(tmp_path: Path) -> None:
+def test_an_address_without_a_store_says_what_to_set() -> None:
     with pytest.raises(SourceError, match="AWS_ENDPOINT_URL"):
-        local_copy("s3://bucket/images", tmp_path, ObjectStore.from_environment({}))
+        read_text("s3://bucket/params.yaml", ObjectStore.from_environment({}))
+    with pytest.raises(SourceError, match="AWS_ENDPOINT_URL"):
+        needed(None, "s3://bucket/images")
 
 
-def test_what_a_store_holds_is_told_from_what_it_does_not(store: ObjectStore) -> None:
-    assert store.holds("s3://bucket/params.yaml")
-    assert not store.holds("s3://bucket/params")
-    assert not store.holds("s3://bucket/nothing/bundle.json")
+def test_what_a_store_holds_is_told_from_what_it_does_not(store: ObjectStore, address: str) -> None:
+    assert store.holds(f"{address}/params.yaml")
+    assert not store.holds(f"{address}/params")
+    assert not store.holds(f"{address}/nothing/bundle.json")
     assert not store.holds("s3://nowhere/params.yaml")

@@ -1,0 +1,181 @@
+"""Files below an address: what is there, whether it changed, and its bytes; on this machine or in an object store."""
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol
+
+from steelyard.errors import SourceError, UnreadableImage
+from steelyard.store import ObjectStore, is_remote, needed
+
+
+class Entry(NamedTuple):
+    """A file, or what stands in the place of one."""
+
+    path: str  # below the address, with '/'; bytes that are not UTF-8 as surrogate escapes, like Python's own
+    version: str  # changes when the bytes change
+    problem: str = ""  # why it can't be read
+
+
+class Files(Protocol):
+    """What lies below one address."""
+
+    @property
+    def address(self) -> str:
+        """For messages."""
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every file, in no order that means anything; names that begin with '.' are left out."""
+
+    def folders(self) -> Iterator[str]:
+        """Yield the names of the folders at the top, but for those that begin with '.'."""
+
+    def entry(self, path: str) -> Entry:
+        """Return one file, of which it need not be known whether it exists."""
+
+    def open(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        """Open a file for reading.
+
+        Raises:
+            SourceError: it is not there.
+            StoreError: the store does not answer.
+        """
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            UnreadableImage: it can't be read.
+            StoreError: the store does not answer.
+        """
+
+
+def files_at(address: str, store: ObjectStore | None) -> Files:
+    """Open an address.
+
+    Raises:
+        SourceError: a local folder that does not exist, or an address in a store that is not set up.
+    """
+    if is_remote(address):
+        return RemoteFiles(needed(store, address), address)
+    folder = Path(address).expanduser()
+    if not folder.is_dir():
+        raise SourceError(f"data.source: {address!r} is no existing folder")
+    return LocalFiles(str(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """A folder. Symbolic links are followed; a link back to a folder above is reported instead."""
+
+    address: str
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every file below the folder."""
+        waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+        while waiting:
+            below, above = waiting.pop()
+            here = os.path.join(self.address, below)
+            try:
+                there = os.stat(here)
+                if (there.st_dev, there.st_ino) in above:
+                    yield Entry(below, "", "is a symbolic link to a folder above it")
+                    continue
+                entries = os.scandir(here)
+            except OSError as error:
+                yield Entry(below, "", f"can't be opened: {error.strerror}")
+                continue
+            with entries:
+                for found in entries:
+                    if found.name.startswith("."):
+                        continue
+                    path = f"{below}/{found.name}" if below else found.name
+                    if _is_folder(found):
+                        waiting.append((path, (*above, (there.st_dev, there.st_ino))))
+                    else:
+                        yield _entry(path, found)
+
+    def folders(self) -> Iterator[str]:
+        """Yield the names of the folders at the top."""
+        with os.scandir(self.address) as entries:
+            yield from (found.name for found in entries if _is_folder(found) and not found.name.startswith("."))
+
+    def entry(self, path: str) -> Entry:
+        """Return one file."""
+        return _entry(path, Path(self.address, path))
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a file for reading."""
+        try:
+            with open(os.path.join(self.address, path), "rb") as stream:
+                yield stream
+        except OSError as error:
+            raise SourceError(f"data.source: {self.address}/{path}: {error.strerror}") from None
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes."""
+        try:
+            with open(os.path.join(self.address, path), "rb") as stream:
+                return stream.read()
+        except OSError as error:
+            raise UnreadableImage(f"can't be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFiles:
+    """A prefix of an object store."""
+
+    store: ObjectStore
+    address: str
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield every object below the prefix."""
+        for path, version in self.store.walk(self.address):
+            if not any(part.startswith(".") for part in path.split("/")):
+                yield Entry(path, version)
+
+    def folders(self) -> Iterator[str]:
+        """Yield the first parts of the objects' names."""
+        yield from (name for name in self.store.folders(self.address) if not name.startswith("."))
+
+    def entry(self, path: str) -> Entry:
+        """Return one object, as if objects never changed: asking for each would cost a request."""
+        return Entry(path, "")
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[IO[bytes]]:
+        """Open an object for reading."""
+        with self.store.stream(f"{self.address.rstrip('/')}/{path}") as response:
+            response.auto_close = False  # type: ignore[attr-defined]  # or the wrapper finds it closed at its end
+            yield io.BufferedReader(response)  # type: ignore[type-var]
+
+    def read(self, path: str) -> bytes:
+        """Return an object's bytes."""
+        try:
+            return self.store.read(f"{self.address.rstrip('/')}/{path}")
+        except SourceError:
+            raise UnreadableImage("does not exist") from None
+
+
+def _is_folder(found: "os.DirEntry[str]") -> bool:
+    try:
+        return found.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _entry(path: str, found: "os.DirEntry[str] | Path") -> Entry:
+    try:
+        status = found.stat()
+    except OSError as error:
+        return Entry(path, "", f"can't be opened: {error.strerror}")
+    except ValueError:  # a zero byte
+        return Entry(path, "", "can't be opened: no file has such a name")
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(path, "", "is not a regular file")
+    return Entry(path, f"{status.st_size}:{status.st_mtime_ns}")
