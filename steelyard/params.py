@@ -1,14 +1,18 @@
 """params.yaml -> Params: what to prepare and what to train."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from steelyard.artifact import CandidateName
+from steelyard.errors import InvalidFile
 from steelyard.models.layers import Layer, check_layers
 from steelyard.yaml_file import Strict, parse
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=4, le=4096)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class Split(Strict):
@@ -27,14 +31,87 @@ class Split(Strict):
         return self
 
 
+ROOTED_SOURCES = ("cifar10", "cifar100", "places365")  # names; their files lie below `root`
+
+PixelValue = Annotated[int, Field(ge=0, le=65535)] | tuple[Byte, Byte, Byte]
+
+
+class Tiles(Strict):
+    """Windows that large rasters are cut into; neighbours share `overlap` pixels, those at the far edges more."""
+
+    size: Annotated[int, Field(ge=8, le=8192)]
+    overlap: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> Self:
+        if self.overlap >= self.size:
+            raise ValueError("overlap must be smaller than size")
+        return self
+
+
+class Masks(Strict):
+    """How a mask's pixels are read: each class by its value or its colour, and what counts for nothing."""
+
+    classes: Annotated[dict[str, PixelValue], Field(min_length=2, max_length=255)]
+    ignore: PixelValue | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        values = [*self.classes.values(), *([] if self.ignore is None else [self.ignore])]
+        if len({isinstance(value, int) for value in values}) > 1:
+            raise ValueError("give either values (0, 1, ...) or colours ([255, 0, 0], ...), not both")
+        if len(set(values)) < len(values):
+            raise ValueError("two classes have one value")
+        return self
+
+
 class Data(Strict):
     """Where the images come from and how they are prepared."""
 
     source: Annotated[str, Field(min_length=1)]
-    image_size: Annotated[int, Field(ge=4, le=4096)]
+    root: str = ""
+    image_size: Side | tuple[Side, Side]
     grayscale: bool = False
     split: Split = Split()
+    group: str = ""
+    masks: Masks | None = None
+    tiles: Tiles | None = None
+    near_duplicates: Literal["report", "remove"] = "report"
     max_quarantined: Fraction = 0.01
+    layout: Literal["auto", "arrays", "shards"] = "auto"
+    shards: Annotated[str, Field(pattern="^(s3://.+)?$")] = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the prepared images."""
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return height, width, 1 if self.grayscale else 3
+
+    @property
+    def address(self) -> str:
+        """Where the files lie; "" where nobody says."""
+        if self.source == "digits":
+            return ""
+        return self.root if self.source in ROOTED_SOURCES else self.source
+
+    def at(self, address: str) -> Self:
+        """Return the same with its files at another address; "" changes nothing."""
+        where = "root" if self.source in ROOTED_SOURCES else "source"
+        return self.model_copy(update={where: address}) if address else self
+
+    @model_validator(mode="after")
+    def _shards_are_shards(self) -> Self:
+        if self.shards and self.layout == "arrays":
+            raise ValueError("shards: goes with layout: shards, not with arrays")
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_an_expression(self) -> Self:
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            raise ValueError(f"group: is no regular expression: {error}") from None
+        return self
 
 
 class Training(Strict):
@@ -78,10 +155,10 @@ class Candidate(Strict):
 class Params(Strict):
     """The engineer's file."""
 
-    task: Literal["classification"]
+    task: Literal["classification", "segmentation"]
     data: Data
     training: Training = Training()
-    candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
+    candidates: dict[str, Candidate] = Field(default_factory=dict)
 
     @classmethod
     def from_yaml(cls, text: str, file: str = "params") -> Self:
@@ -92,9 +169,20 @@ class Params(Strict):
         """
         return parse(text, cls, file)
 
-    def with_source(self, source: str) -> Self:
-        """Return the same with another source of images; "" changes nothing."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"source": source})}) if source else self
+    def at(self, address: str) -> Self:
+        """Return the same with its files at another address; "" changes nothing."""
+        return self.model_copy(update={"data": self.data.at(address)})
+
+    def check_trainable(self, file: str = "params") -> None:
+        """Refuse what can be prepared but not trained.
+
+        Raises:
+            InvalidFile: there are no candidates, or none can learn this task.
+        """
+        if self.task == "segmentation":
+            raise InvalidFile(file, "segmentation can be prepared, but there is no network for it yet", "task")
+        if not self.candidates:
+            raise InvalidFile(file, "name at least one candidate", "candidates")
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +194,17 @@ class Params(Strict):
         return {**content, "candidates": {name: _resolved(name, own, common) for name, own in candidates.items()}}
 
     @model_validator(mode="after")
+    def _masks_go_with_segmentation(self) -> Self:
+        segmentation, data = self.task == "segmentation", self.data
+        if segmentation and data.masks is None:
+            raise ValueError("data.masks: a segmentation needs a table, such as {classes: {background: 0, road: 1}}")
+        if not segmentation and (data.masks or data.tiles):
+            raise ValueError("data.masks and data.tiles go with task: segmentation")
+        return self
+
+    @model_validator(mode="after")
     def _layers_fit(self) -> Self:
-        shape = (self.data.image_size, self.data.image_size, 1 if self.data.grayscale else 3)
+        shape = self.data.shape
         for name, candidate in self.candidates.items():
             if candidate.layers is not None:
                 try:

@@ -60,9 +60,30 @@ def test_a_mistake_is_named_with_its_key(wrong: str, right: str, complaint: str)
         ("{[1, 2]: 3}", "a key must be plain text"),
         ("[" * 5000, "is nested too deeply"),
         ("task: classification\ntask: classification", "line 2, column 1: key 'task' stands twice"),
-        ("task: classification\ndata: {source: digits, image_size: 8}\ncandidates: {}", "candidates: .*at least 1"),
+        ("task: segmentation\ndata: {source: here, image_size: 8}", "data.masks: a segmentation needs a table"),
+        ("task: classification\ndata: {source: here, image_size: 8, group: '('}", "data: group: is no regular"),
+        (
+            "task: classification\ndata: {source: here, image_size: 8, tiles: {size: 8}}",
+            "data.tiles go with task: segm",
+        ),
     ],
 )
 def test_what_is_no_params_file_is_refused_in_one_line(text: str, complaint: str) -> None:
     with pytest.raises(InvalidFile, match=rf"^my\.yaml: .*{complaint}"):
         Params.from_yaml(text, "my.yaml")
+
+
+def test_what_can_t_be_trained_can_be_prepared() -> None:
+    params = Params.from_yaml("task: classification\ndata: {source: digits, image_size: 8}", "my.yaml")
+    with pytest.raises(InvalidFile, match=r"^my\.yaml: candidates: name at least one"):
+        params.check_trainable("my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [("digits", "source"), ("cifar10", "root"), ("./photos", "source"), ("s3://a/b.csv", "source")],
+)
+def test_an_address_takes_the_place_of_a_folder_or_of_a_named_set_s_root(source: str, changed: str) -> None:
+    params = Params.from_yaml(GOOD.replace("digits", source))
+    assert params.at("s3://bucket/images").data == params.data.model_copy(update={changed: "s3://bucket/images"})
+    assert params.at("") == params

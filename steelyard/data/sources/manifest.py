@@ -1,0 +1,77 @@
+"""A CSV or JSON-lines file that says for each image: path, label, and maybe split and group."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from steelyard.data.files import Files
+from steelyard.data.item import SPLIT_NAMES, Item
+from steelyard.data.sources.folders import EncodedFiles
+from steelyard.errors import SourceError
+
+
+class Manifest(EncodedFiles):
+    """Paths are taken from the manifest's own folder."""
+
+    def __init__(self, files: Files, name: str) -> None:
+        super().__init__(files)
+        self.name = name
+
+    def items(self) -> Iterator[Item]:
+        """Yield an item for each line."""
+        with self.files.open(self.name) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            lines = self._csv(text) if PurePosixPath(self.name).suffix == ".csv" else self._json(text)
+            empty = True
+            try:
+                for row in lines:
+                    empty = False
+                    yield self._item(row)
+            except UnicodeDecodeError:
+                raise SourceError(f"data.source: {self.name}: is not UTF-8 text") from None
+            if empty:
+                raise SourceError(f"data.source: {self.name}: lists no images")
+
+    def _item(self, row: dict[str, Any]) -> Item:
+        path, label = str(row.get("path") or ""), str(row["label"] if row.get("label") is not None else "")
+        split = str(row.get("split") or "").strip().lower()
+        problem = "has no path" if not path else "has no label" if not label else ""
+        if split and split not in SPLIT_NAMES:
+            problem = f"its split {split!r} is none of train, validation and test"
+        entry = self.files.entry(path) if path else None
+        return Item(
+            path=path,
+            version=entry.version if entry else "",
+            label=label,
+            group=str(row.get("group") or ""),
+            split=SPLIT_NAMES.get(split, ""),
+            problem=problem or (entry.problem if entry else ""),
+        )
+
+    def _csv(self, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
+        reader = csv.DictReader(text, skipinitialspace=True)
+        try:
+            columns = reader.fieldnames or ()
+            missing = [name for name in ("path", "label") if name not in columns]
+            if missing:
+                raise SourceError(
+                    f"data.source: {self.name}: lacks the column {missing[0]!r}; it has: {', '.join(columns) or 'none'}"
+                )
+            yield from reader
+        except csv.Error as error:
+            raise SourceError(f"data.source: {self.name}: line {reader.reader.line_num}: {error}") from None
+
+    def _json(self, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(text, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a character can be written, but not kept
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise SourceError(f"data.source: {self.name}: line {number} is no JSON object")
+                yield row

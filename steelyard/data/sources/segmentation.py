@@ -1,0 +1,253 @@
+"""`images/` and `masks/` matched by name: single files, TIFF stacks page by page, large rasters tile by tile."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from itertools import islice, product
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from steelyard.data.decode import decode_sized, resize
+from steelyard.data.files import Entry, Files, RemoteFiles
+from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape
+from steelyard.data.sources.folders import printable
+from steelyard.errors import MissingExtra, SourceError, UnreadableImage
+from steelyard.params import Masks, Tiles
+
+IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
+
+
+class Pairs:
+    """`images/NAME.*` with `masks/NAME.*`, or both below `train`, `validation` and `test`."""
+
+    parallel = True
+
+    def __init__(self, files: Files, masks: Masks, tiles: Tiles | None) -> None:
+        self.files, self.tiles = files, tiles
+        self.remote = isinstance(files, RemoteFiles) and not tiles  # a raster is read by one thread
+        self._table = _Table(masks)
+        self._pages = _Windows(files, tiles) if tiles else _Pages(files, self._table.colored)
+
+    def items(self) -> Iterator[Item]:
+        """Yield every pair, page and tile; what lacks its other half comes with that problem."""
+        halves: dict[str, dict[str, Entry]] = {"images": {}, "masks": {}}
+        for entry in self.files.walk():
+            folders = entry.path.split("/")
+            kind = next((folder for folder in folders[:2] if folder in halves), None)
+            if kind is None:
+                continue
+            folders.remove(kind)
+            name = os.path.splitext("/".join(folders))[0]
+            first, second = sorted([entry, halves[kind].get(name, entry)], key=attrgetter("path"))
+            halves[kind][name] = first
+            if second is not first:
+                yield Item(
+                    path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name"
+                )
+        images, masks = halves["images"], halves["masks"]
+        if not images:
+            raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
+        for name, image in images.items():
+            yield from self._parts(name, image, masks.pop(name, None))
+        for name, mask in masks.items():
+            yield Item(path=mask.path, version=mask.version, problem=mask.problem or f"there is no image {name!r}")
+
+    def _parts(self, name: str, image: Entry, mask: Entry | None) -> Iterator[Item]:
+        item = Item(
+            path=image.path,
+            version=f"{image.version}/{mask.version if mask else ''}",
+            split=SPLIT_NAMES.get(name.partition("/")[0].lower(), "") if "/" in name else "",
+            mask=mask.path if mask else "",
+            problem=image.problem or (mask.problem if mask else "has no mask"),
+        )
+        try:
+            groups = [""] if item.problem else self._pages.groups(item)
+        except UnreadableImage as error:
+            item, groups = item._replace(problem=str(error)), [""]
+        for part, group in enumerate(groups):
+            yield item._replace(part=part, group=group)
+
+    def load(self, item: Item, shape: Shape) -> Sample:
+        """Decode one page or tile with its mask."""
+        image, mask = self._pages.read(item, shape)
+        mask_HW = Image.fromarray(self._table.indices(mask))
+        mask_HW = mask_HW.resize((shape[1], shape[0]), Image.Resampling.NEAREST)
+        return Sample(image.pixels_HWC, image.width, image.height, np.asarray(mask_HW))
+
+
+class _Table:
+    """A mask's values or colours -> indices into the classes."""
+
+    def __init__(self, masks: Masks) -> None:
+        values = list(masks.classes.values())
+        self.colored = not isinstance(values[0], int)
+        indices = list(range(len(values)))
+        if masks.ignore is not None:
+            values, indices = [*values, masks.ignore], [*indices, IGNORED]
+        codes = np.array([_code(value) for value in values])
+        order = codes.argsort()
+        self._codes, self._indices = codes[order], np.array(indices, np.uint8)[order]
+
+    def indices(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return (H, W) uint8 of a mask (H, W) of values, or (H, W, 3) of colours."""
+        codes_HW = mask.astype(np.int64)
+        if self.colored:
+            codes_HW = codes_HW @ np.array([65536, 256, 1]) if mask.ndim == 3 else codes_HW * 0x010101  # grey
+        elif mask.ndim == 3:
+            if (mask != mask[:, :, :1]).any():
+                raise UnreadableImage("its mask has colours, where data.masks has values")
+            codes_HW = codes_HW[:, :, 0]
+        found_HW = np.searchsorted(self._codes, codes_HW).clip(max=len(self._codes) - 1)
+        unknown_HW = self._codes[found_HW] != codes_HW
+        if unknown_HW.any():
+            worst = int(codes_HW[unknown_HW][0])
+            said = [worst >> 16, worst >> 8 & 255, worst & 255] if self.colored else worst
+            raise UnreadableImage(f"its mask has the value {said}, which data.masks lacks")
+        indices_HW: NDArray[np.uint8] = self._indices[found_HW]
+        return indices_HW
+
+
+def _code(value: int | tuple[int, int, int]) -> int:
+    return value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2]
+
+
+class _Pages:
+    """Files of one page, and TIFF stacks of several, through Pillow."""
+
+    def __init__(self, files: Files, colored: bool) -> None:
+        self._files, self._colored = files, colored
+        self._read: dict[str, bytes] = {}
+
+    def groups(self, item: Item) -> list[str]:
+        """Return "" for each page; only a TIFF is opened for it."""
+        if not item.path.lower().endswith((".tif", ".tiff")):
+            return [""]
+        pages, masks = (_frames(self._files.read(path)) for path in (item.path, item.mask))
+        if pages != masks:
+            raise UnreadableImage(f"has {pages} pages, its mask {masks}")
+        return [""] * pages
+
+    def read(self, item: Item, shape: Shape) -> tuple[Sample, NDArray[Any]]:
+        """Return the image in its shape, and the mask as it is."""
+        read = self._read
+        if item.path not in read:
+            self._read = read = {path: self._files.read(path) for path in (item.path, item.mask)}
+        image = Sample(*decode_sized(read[item.path], shape, item.part))
+        mask = _mask(read[item.mask], item.part, self._colored)
+        if mask.shape[:2] != (image.height, image.width):
+            raise UnreadableImage(
+                f"has {image.width} x {image.height} pixels, its mask {mask.shape[1]} x {mask.shape[0]}"
+            )
+        return image, mask
+
+
+def _frames(data: bytes) -> int:
+    try:
+        return int(getattr(Image.open(io.BytesIO(data)), "n_frames", 1))
+    except Exception:  # on damaged bytes Pillow raises nearly anything
+        raise UnreadableImage("is damaged or cut short") from None
+
+
+def _mask(data: bytes, page: int, colored: bool) -> NDArray[Any]:
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        image.seek(page)
+        if image.mode == "1":
+            image = image.convert("L")
+        elif image.mode in ("RGBA", "CMYK", "YCbCr") or (image.mode == "P" and colored):
+            image = image.convert("RGB")
+        return np.asarray(image)
+    except Exception:  # as above
+        raise UnreadableImage("its mask is damaged or no image") from None
+
+
+class _Windows:
+    """Tiles of rasters that need not fit into memory, through GDAL (rasterio); of a stack, page by page."""
+
+    def __init__(self, files: Files, tiles: Tiles) -> None:
+        self._files, self._tiles = files, tiles
+        self._path, self._pages = "", list[tuple[Any, Any]]()
+
+    def groups(self, item: Item) -> list[str]:
+        """Return for each tile, page by page, a name that it has in common with those that show some of its pixels."""
+        size, path = self._tiles.size, printable(item.path)
+        groups = []
+        for page, (image, _) in enumerate(self._opened(item)):
+            shared = any(length > size and length % size for length in image.shape)
+            for top, left in _corners(image.shape, self._tiles):
+                place = f"{path}#{page}:{top // size},{left // size}" if shared else ""  # of two tiles at a far edge
+                groups.append(path if self._tiles.overlap else place)
+        self._path, self._pages = "", []  # processes that are forked from this one must not share its open files
+        return groups
+
+    def read(self, item: Item, shape: Shape) -> tuple[Sample, NDArray[Any]]:
+        """Return one tile in its shape, and its mask as it is."""
+        places = ((pair, corner) for pair in self._opened(item) for corner in _corners(pair[0].shape, self._tiles))
+        (image, mask), (top, left) = next(islice(places, item.part, None))
+        rows = (top, min(top + self._tiles.size, image.height))
+        window = (rows, (left, min(left + self._tiles.size, image.width)))
+        try:
+            pixels, values = image.read(window=window), mask.read(window=window)
+        except Exception:  # rasterio's own errors, of which it has many
+            raise UnreadableImage("is damaged or cut short") from None
+        pixels_HWC = _as_bytes(np.moveaxis(pixels[: 3 if len(pixels) >= 3 else 1], 0, 2))
+        height, width = pixels_HWC.shape[:2]
+        values_HW = values[0] if len(values) == 1 else np.moveaxis(values[:3], 0, 2)
+        return Sample(resize(pixels_HWC, shape), width, height), values_HW
+
+    def _opened(self, item: Item) -> list[tuple[Any, Any]]:
+        """Return image and mask of each page; those of one file stay open until the next is asked for."""
+        if self._path != item.path:
+            self._path = ""
+            images, masks = (_raster_pages(self._place(path)) for path in (item.path, item.mask))
+            if len(images) != len(masks):
+                raise UnreadableImage(f"has {len(images)} pages, its mask {len(masks)}")
+            for image, mask in zip(images, masks, strict=True):
+                if image.shape != mask.shape:
+                    size = f"{image.width} x {image.height}"
+                    raise UnreadableImage(f"has {size} pixels, its mask {mask.width} x {mask.height}")
+            self._path, self._pages = item.path, list(zip(images, masks, strict=True))
+        return self._pages
+
+    def _place(self, path: str) -> Any:
+        """Return what rasterio opens: the file itself where it is on this machine."""
+        if isinstance(self._files, RemoteFiles):
+            return io.BytesIO(self._files.read(path))
+        return f"{self._files.address}/{path}"
+
+
+def _raster_pages(place: Any) -> list[Any]:
+    try:
+        import rasterio
+    except ImportError:
+        raise MissingExtra("rasterio", "rasters") from None
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # nor need it be
+        try:
+            first = rasterio.open(place)
+            return [rasterio.open(page) for page in first.subdatasets] or [first]
+        except rasterio.errors.RasterioError:
+            raise UnreadableImage("is no raster, or its mask is none") from None
+        except UnicodeEncodeError:
+            raise UnreadableImage("has a name that is not UTF-8, which tiles need") from None
+
+
+def _corners(size: tuple[int, int], tiles: Tiles) -> list[tuple[int, int]]:
+    """Return the top left corners of tiles that cover (height, width); the last ones end at the edge."""
+    step = tiles.size - tiles.overlap
+    starts = [[*range(0, max(1, length - tiles.size), step), max(0, length - tiles.size)] for length in size]
+    return list(product(*(sorted(set(one)) for one in starts)))
+
+
+def _as_bytes(pixels_HWC: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels_HWC.dtype == np.uint8:
+        return pixels_HWC
+    if pixels_HWC.dtype == np.uint16:
+        return (pixels_HWC >> 8).astype(np.uint8)
+    raise UnreadableImage(f"has pixels of kind {pixels_HWC.dtype}, which have no one reading as 8 bits")
