@@ -68,7 +68,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --
 PART = $(LOCK) --constraints requirements/dev.txt
 lock: $(INSTALLED)  ## requirements/*.txt anew from pyproject.toml: all together first, then each part under it
 	@$(LOCK) --all-extras -o requirements/dev.txt
-	@$(PART) --extra evaluate --extra pipeline --extra server -o requirements/base.txt
+	@$(PART) --extra evaluate --extra rasters --extra pipeline --extra server -o requirements/base.txt
 	@$(PART) --extra train --extra pipeline -o requirements/train.txt
 	@$(PART) --extra serve -o requirements/predictor.txt
 	@$(PART) --extra drift -o requirements/drift-detector.txt

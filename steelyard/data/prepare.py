@@ -1,138 +1,148 @@
-"""Source -> Dataset: decode, quarantine, split, digest."""
+"""Source -> Dataset: list, decode, deal out into splits, look for leaks, write."""
 
-import hashlib
+import json
 import logging
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+import math
+import os
+from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
-
-from steelyard.artifact import new_folder
-from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined, Split
-from steelyard.data.sources import Item, Shape, check_classes, list_items
-from steelyard.errors import SourceError, UnreadableImage
+from steelyard.data.card import write_card
+from steelyard.data.catalog import Catalog
+from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
+from steelyard.data.decoding import Job, Pixels, decode_pending, processes
+from steelyard.data.layout import Tally, move_to_shards, write_rows
+from steelyard.data.near import mark_near
+from steelyard.data.sources.choose import open_source
+from steelyard.data.sources.folders import printable
+from steelyard.data.splits import assign_splits, check_classes, check_every_class_is_everywhere
+from steelyard.data.warnings import warnings
+from steelyard.data.workspace import workspace
+from steelyard.errors import SourceError
 from steelyard.params import Data
-from steelyard.params import Split as Shares
-from steelyard.progress import Progress
+from steelyard.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
+ARRAY_BYTES = 2**33  # of pixels; more of them are streamed
+DECODER = 2  # counted up when decoding gives other pixels than before
 
-def prepare(data: Data, task: str, folder: Path, source: str | None = None) -> Dataset:
+
+def prepare(
+    data: Data, task: str, folder: Path, store: ObjectStore | None = None, workers: int | None = None
+) -> Dataset:
     """Decode a source once and write it as a Dataset.
 
-    The splits are stratified, and depend on the pixels and the seed alone: neither the order nor the names of the
-    files matter. Within a split the images lie in an order without meaning.
+    The splits are stratified and depend on pixels, groups and the seed alone: neither the order nor the names of the
+    files matter. What was decoded is kept when the work is cut off, and beside the result: another call with the same
+    folder goes on there, and decodes only what is new.
 
     Args:
         data: what to prepare.
-        task: "classification".
+        task: "classification" or "segmentation".
         folder: where the Dataset goes; replaced when all is written.
-        source: where the source lies now, if it was copied from elsewhere.
+        store: for s3:// addresses.
+        workers: processes that decode; if not given, one for each processor, and at most 8.
 
     Raises:
         SourceError: nothing to prepare, too many unreadable files, or a class too small to be split.
+        StoreError: the object store does not answer.
     """
-    items = list_items(source or data.source)
-    shape = (data.image_size, data.image_size, 1 if data.grayscale else 3)
-    with new_folder(folder) as partial:
-        scratch = partial / "decoded.npy"
-        images_NHWC = open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(items), *shape))
-        kept, quarantined = _decode(items, shape, images_NHWC)
-        _refuse_too_many(quarantined, len(items), data.max_quarantined)
-        digests = [_digest(images_NHWC[i], items[i].label) for i in kept]
-        distinct = dict(zip(digests, (items[i].label for i in kept), strict=True))
-        classes = check_classes(distinct.values(), least=len(SPLITS))
-        labels_N = np.array([classes.index(items[i].label) for i in kept], np.int64)
-        assigned = _assign(digests, labels_N, data.split)
-        for split, members in assigned.items():
-            _write_split(partial / split, images_NHWC, np.array(kept)[members], labels_N[members])
-        index = DatasetIndex(
-            task=task,
-            classes=tuple(classes),
-            image_shape=shape,
-            source=data.source,
-            content_digest=_digest_of(digests),
-            split_digest=_digest_of(f"{split}:{digests[i]}" for split, members in assigned.items() for i in members),
-            counts={split: _counts(labels_N[members], classes) for split, members in assigned.items()},
-            quarantined=tuple(quarantined),
-        )
-        del images_NHWC
-        scratch.unlink()
+    source, masks = open_source(data, store), tuple(data.masks.classes) if data.masks else ()
+    with workspace(folder, _settings(data), store) as (partial, catalog):
+        listed = catalog.list_items(source.items)
+        job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
+        pixels = Pixels(partial, data.shape, masks=bool(masks))
+        bad = catalog.count("quarantined")
+        with closing(decode_pending(job, catalog, workers or processes())) as decoding:
+            for more in decoding:
+                if (bad := bad + more) > data.max_quarantined * listed:
+                    break
+        _refuse_too_many(catalog, listed, data.max_quarantined)
+        pixels.close(catalog.next_row())
+        catalog.finish()
+        given = catalog.count("kept", "given <> ''") > 0
+        classes = masks or tuple(check_classes(_distinct(catalog), least=1 if given else len(SPLITS)))
+        grouped = assign_splits(catalog, data.split, data.group)
+        mark_near(catalog, partial / "thumbs.npy")
+        if data.near_duplicates == "remove":
+            catalog.sql("UPDATE items SET split = NULL WHERE id IN (SELECT id FROM near)")
+        tally = write_rows(catalog, partial, classes, data.shape, masks=bool(masks))
+        if not masks:
+            check_every_class_is_everywhere(tally.counts, given, grouped)
+        index = _index(data, task, classes, catalog, tally)
+        write_card(partial, index, catalog)
+        if index.layout == "shards":
+            index = _in_shards(index, partial, data.shards, store)
         index.write(partial / "dataset.json")
-    sizes = ", ".join(f"{sum(index.counts[split].values())} {split}" for split in SPLITS)
+        for array in ("images.npy", "masks.npy") if index.layout == "shards" else ():
+            (partial / array).unlink(missing_ok=True)
+    sizes = ", ".join(f"{index.images[split]} {split}" for split in SPLITS)
     log.info("prepared %s: %d classes; %s", data.source, len(classes), sizes)
-    return Dataset(folder)
+    for warning in index.warnings:
+        log.warning("%s", warning)
+    return Dataset(folder, store)
 
 
-def _decode(items: Sequence[Item], shape: Shape, images_NHWC: NDArray[np.uint8]) -> tuple[list[int], list[Quarantined]]:
-    kept, quarantined = [], []
-    progress = Progress("decoding", len(items), "images")
-    for number, item in enumerate(items):
-        try:
-            images_NHWC[number] = item.read(shape)
-            kept.append(number)
-        except UnreadableImage as error:
-            log.warning("quarantined %s: %s", item.path, error)
-            quarantined.append(Quarantined(path=item.path, reason=str(error)))
-        progress.advance()
-    return kept, quarantined
+def _settings(data: Data) -> str:
+    """Return what decides the pixels: where it changed, nothing that was decoded is of use."""
+    chosen = data.model_dump(mode="json", include={"source", "root", "masks", "tiles"})
+    return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER}, sort_keys=True)
 
 
-def _refuse_too_many(quarantined: Sequence[Quarantined], total: int, allowed: float) -> None:
-    if len(quarantined) > allowed * total:
-        first = quarantined[0]
+def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
+    bad = catalog.count("quarantined")
+    if bad > allowed * listed:
+        path, part, problem = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part").fetchone()
         raise SourceError(
-            f"data.max_quarantined: {len(quarantined)} of {total} images are unreadable, more than the allowed "
-            f"share of {allowed:g}; the first: {first.path}: {first.reason}"
+            f"data.max_quarantined: {bad} of {listed} images are unreadable, more than the allowed "
+            f"share of {allowed:g}; the first: {_place(path, part)}: {problem}"
         )
 
 
-def _assign(digests: Sequence[str], labels_N: NDArray[np.int64], shares: Shares) -> dict[Split, list[int]]:
-    """Return the members of each split, each in an order that depends on pixels and seed alone.
-
-    The shares are taken of the distinct images of each class, so that equal images stay together.
-    """
-    assigned: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    rank = [hashlib.sha256(f"{shares.seed}:{digest}".encode()).digest() for digest in digests]
-    for label in range(int(labels_N.max()) + 1):
-        members = sorted(np.flatnonzero(labels_N == label).tolist(), key=rank.__getitem__)
-        groups = [list(equal) for _, equal in groupby(members, key=digests.__getitem__)]
-        test = max(1, min(round(len(groups) * shares.test), len(groups) - 2))
-        validation = max(1, min(round(len(groups) * shares.validation), len(groups) - test - 1))
-        cuts = {
-            "test": groups[:test],
-            "validation": groups[test : test + validation],
-            "train": groups[test + validation :],
-        }
-        for split in SPLITS:
-            assigned[split] += [member for group in cuts[split] for member in group]
-    return {split: sorted(members, key=rank.__getitem__) for split, members in assigned.items()}
+def _distinct(catalog: Catalog) -> dict[str, int]:
+    return dict(catalog.sql("SELECT label, COUNT(DISTINCT digest) FROM kept GROUP BY label").fetchall())
 
 
-def _write_split(
-    folder: Path, images_NHWC: NDArray[np.uint8], rows: NDArray[np.int64], labels_N: NDArray[np.int64]
-) -> None:
-    folder.mkdir()
-    target = open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *images_NHWC.shape[1:]))
-    for position, row in enumerate(rows):
-        target[position] = images_NHWC[row]
-    target.flush()
-    np.save(folder / "labels.npy", labels_N)
+def _index(data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, tally: Tally) -> DatasetIndex:
+    quarantined = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part")
+    near = catalog.count("near")
+    return DatasetIndex(
+        task=task,
+        classes=classes,
+        image_shape=data.shape,
+        source=data.source,
+        content_digest=tally.content_digest,
+        split_digest=tally.split_digest,
+        images={split: tally.images[split] for split in SPLITS},
+        counts={split: dict(tally.counts[split]) for split in SPLITS},
+        quarantined=tuple(Quarantined(path=_place(path, part), reason=why) for path, part, why in quarantined),
+        duplicates=tally.duplicates,
+        conflicting_labels=tally.conflicts,
+        near_duplicates=near,
+        near_removed=data.near_duplicates == "remove",
+        warnings=tuple(warnings(catalog, tally, data)),
+        layout=_layout(data, tally),
+    )
 
 
-def _counts(labels_N: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
-    return dict(zip(classes, np.bincount(labels_N, minlength=len(classes)).tolist(), strict=True))
+def _place(path: bytes, part: int) -> str:
+    return printable(os.fsdecode(path)) + (f"#{part}" if part else "")
 
 
-def _digest(image_HWC: NDArray[np.uint8], label: str) -> str:
-    """Digest what a model sees of an image: its shape, its prepared pixels, and what it is called."""
-    header = f"{image_HWC.shape}:{label}:".encode()
-    return hashlib.sha256(header + image_HWC.tobytes()).hexdigest()
+def _layout(data: Data, tally: Tally) -> Literal["arrays", "shards"]:
+    if data.layout != "auto":
+        return data.layout
+    size = sum(tally.images.values()) * math.prod(data.shape)
+    return "shards" if data.shards or size > ARRAY_BYTES else "arrays"
 
 
-def _digest_of(digests: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+def _in_shards(index: DatasetIndex, folder: Path, address: str, store: ObjectStore | None) -> DatasetIndex:
+    """Write the images as shards."""
+    labelled = index.task == "classification"
+    at = f"{address.rstrip('/')}/{index.split_digest[:16]}" if address else ""
+    pixels = Pixels(folder, index.image_shape, masks=not labelled)
+    names = move_to_shards(folder, pixels, labelled, at, store)
+    pixels.close()
+    return index.model_copy(update={"shards": names, "shards_at": at})

@@ -36,7 +36,7 @@ def test_digits_are_split_by_the_shares_in_every_class(dataset: Dataset) -> None
 
 def test_arrays_and_index_agree(dataset: Dataset) -> None:
     for split in SPLITS:
-        images_NHWC, labels_N = dataset.images_NHWC(split), dataset.labels_N(split)
+        images_NHWC, labels_N = dataset.head(split), dataset.labels_N(split)
         assert images_NHWC.shape == (len(labels_N), *dataset.index.image_shape)
         assert images_NHWC.dtype == np.uint8
         assert np.bincount(labels_N).tolist() == list(dataset.index.counts[split].values())
@@ -69,7 +69,7 @@ def test_equal_images_stay_in_one_split(tmp_path: Path) -> None:
         for copy in range(4):
             shutil.copyfile(file, file.with_name(f"{file.stem}-copy{copy}.png"))
     prepared = _prepare(source, tmp_path / "out")
-    seen = [{image.tobytes() for image in prepared.images_NHWC(split)} for split in SPLITS]
+    seen = [{image.tobytes() for image in prepared.head(split)} for split in SPLITS]
     assert len(set.union(*seen)) == sum(map(len, seen)) == 24
 
 
@@ -91,12 +91,14 @@ def test_an_unreadable_image_is_quarantined_with_its_reason(tmp_path: Path) -> N
     assert sum(sum(counts.values()) for counts in index.counts.values()) == 24
 
 
-def test_too_many_unreadable_images_stop_the_run_and_leave_nothing(tmp_path: Path) -> None:
+def test_too_many_unreadable_images_stop_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
     source = _pictures(tmp_path / "source")
     (source / "cat" / "broken.png").write_bytes(b"not an image")
     with pytest.raises(SourceError, match=r"data\.max_quarantined: 1 of 25 images are unreadable.*cat/broken\.png"):
         _prepare(source, tmp_path / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"source"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", ".out.partial"}
+    assert sum(_prepare(source, tmp_path / "out", max_quarantined=0.1).index.images.values()) == 24
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "one image", "one class"])
@@ -111,7 +113,7 @@ def test_a_source_that_can_t_be_split_is_refused_in_one_line(tmp_path: Path, dam
     if damage == "one class":
         shutil.rmtree(source / "cat")
     complaint = {
-        "missing": "neither 'digits' nor an existing folder",
+        "missing": "is no existing folder",
         "empty": "is empty",
         "one image": r"class 'cat' has 1 distinct image",
         "one class": "one class only",

@@ -1,0 +1,195 @@
+"""The data card: one HTML file that says what a dataset holds, shows some of it, and what looks wrong with it.
+
+However many images there are, it looks at a few of them and lets the catalog count the others.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.data.catalog import Catalog
+from steelyard.data.dataset import SPLITS, DatasetIndex, Split
+from steelyard.data.pictures import TINY, colour, picture, tinted
+from steelyard.data.sources.folders import printable
+from steelyard.page import environment
+
+TEMPLATE = "card.html.jinja"
+MOST_CLASSES, MOST_QUARANTINED, ON_PAPER = 1000, 200, 100  # rows of tables; on paper, which does not scroll
+MOST_SAMPLED, SAMPLES, SAMPLE_SIDE = 24, 8, 96  # classes, images of each, their pixels: 1 MiB in all
+MASKED, MASKED_SIDE = 16, 256
+PAIRS, PAIR_SIDE = 8, 160
+BARS = 25
+BLOCK = 2**16
+
+_PAIRS = """
+SELECT one.row, one.path, one.part, one.label, one.split, other.row, other.path, other.part, other.label, other.split
+FROM (SELECT near.id, other FROM near JOIN items USING (id) ORDER BY digest, path, part LIMIT ?) AS pair
+JOIN items AS one ON one.id = pair.id JOIN items AS other ON other.id = pair.other
+ORDER BY one.digest, one.path, one.part
+"""
+
+
+def write_card(folder: Path, index: DatasetIndex, catalog: Catalog) -> None:
+    """Write `card.html`.
+
+    Args:
+        folder: with the images as arrays.
+        index: what they add up to.
+        catalog: where each came from.
+
+    Raises:
+        MissingExtra: Jinja is not installed.
+    """
+    template = environment(Path(__file__).parent).get_template(TEMPLATE)
+    (folder / "card.html").write_text(template.render(_facts(folder, index, catalog)), encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Class:
+    """One class in numbers: of images or, in masks, of pixels."""
+
+    name: str
+    counts: dict[Split, int]
+    total: int
+    bar: float  # percent of the largest class
+    colour: tuple[int, int, int]  # in masks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How often each value occurs."""
+
+    name: str
+    low: str
+    high: str
+    bars: list[tuple[float, str]]  # percent of the highest, and what it stands for
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """An image with what there is to say about it."""
+
+    picture: str
+    place: str
+    label: str
+    split: Split | None
+
+
+def _facts(folder: Path, index: DatasetIndex, catalog: Catalog) -> dict[str, object]:
+    classes = _classes(index)
+    masks = index.task == "segmentation"
+    return {
+        "index": index,
+        "name": PurePosixPath(index.source).name,
+        "splits": SPLITS,
+        "total": sum(index.images.values()),
+        "totals": {split: sum(index.counts[split].values()) for split in SPLITS},
+        "masks": masks,
+        "tiny": max(index.image_shape) <= TINY,
+        "classes": sorted(classes, key=lambda one: (-one.total, one.name))[:MOST_CLASSES],
+        "legend": classes if masks else [],
+        "samples": [] if masks else list(_samples(folder, index.classes)),
+        "masked": list(_masked(folder)) if masks else [],
+        "histograms": [_sizes(catalog, "width"), _sizes(catalog, "height"), _brightness(catalog)],
+        "pairs": list(_pairs(folder, catalog)),
+        "on_paper": ON_PAPER,
+        "quarantined": index.quarantined[:MOST_QUARANTINED],
+    }
+
+
+def _classes(index: DatasetIndex) -> list[Class]:
+    totals = {name: sum(index.counts[split][name] for split in SPLITS) for name in index.classes}
+    largest = max(1, *totals.values())
+    return [
+        Class(
+            name=name,
+            counts={split: index.counts[split][name] for split in SPLITS},
+            total=totals[name],
+            bar=100 * totals[name] / largest,
+            colour=colour(number),
+        )
+        for number, name in enumerate(index.classes)
+    ]
+
+
+def _samples(folder: Path, classes: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield classes, evenly through all of them, with pictures."""
+    images_NHWC = np.load(folder / "images.npy", mmap_mode="r")
+    sampled = min(len(classes), MOST_SAMPLED)
+    numbers = [place * len(classes) // sampled for place in range(sampled)]
+    for number, rows in _first_rows(folder / "train", numbers).items():
+        yield classes[number], [picture(images_NHWC[row], SAMPLE_SIDE) for row in rows]
+
+
+def _first_rows(folder: Path, numbers: Sequence[int]) -> dict[int, list[int]]:
+    """Return the rows of the first images of some classes: files are in the order of the pixels' digests."""
+    found: dict[int, list[int]] = {number: [] for number in numbers}
+    for start in range(0, len(np.load(folder / "rows.npy", mmap_mode="r")), BLOCK):
+        # opened anew each time: pages that were read count as memory
+        rows_N, labels_N = (
+            np.load(folder / name, mmap_mode="r")[start : start + BLOCK] for name in ("rows.npy", "labels.npy")
+        )
+        for number, rows in found.items():
+            if len(rows) < SAMPLES:
+                rows.extend(rows_N[np.flatnonzero(labels_N == number)[: SAMPLES - len(rows)]].tolist())
+        if all(len(rows) == SAMPLES for rows in found.values()):
+            break
+    return found
+
+
+def _masked(folder: Path) -> Iterator[str]:
+    images_NHWC, masks_NHW = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "masks.npy"))
+    for row in np.load(folder / "train" / "rows.npy", mmap_mode="r")[:MASKED]:
+        yield picture(tinted(images_NHWC[row], masks_NHW[row]), MASKED_SIDE)
+
+
+def _pairs(folder: Path, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
+    images_NHWC = np.load(folder / "images.npy", mmap_mode="r")
+
+    def shown(row: int, path: bytes, part: int, label: str, split: Split | None) -> Shown:
+        place = printable(os.fsdecode(path)) + (f"#{part}" if part else "")
+        return Shown(picture=picture(images_NHWC[row], PAIR_SIDE), place=place, label=label, split=split)
+
+    for pair in catalog.sql(_PAIRS, PAIRS):
+        yield shown(*pair[:5]), shown(*pair[5:])
+
+
+def _sizes(catalog: Catalog, side: str) -> Histogram:
+    sizes_G, counts_G = _groups(catalog, side)
+    low, high = int(sizes_G.min()), int(sizes_G.max())
+    logarithmic = high > 10 * low
+    if logarithmic:
+        edges = np.unique(np.geomspace(low, high + 1, BARS + 1).round().astype(int)).tolist()
+    else:
+        step = -(-(high + 1 - low) // BARS)
+        edges = list(range(low, high + 1 + step, step))
+    values = [str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in pairwise(edges)]
+    bars = _bars(np.histogram(sizes_G, edges, weights=counts_G)[0], [f"{value} pixels" for value in values])
+    return Histogram(name=side, low=f"{low}", high=f"{high} pixels", bars=bars, logarithmic=logarithmic)
+
+
+def _brightness(catalog: Catalog) -> Histogram:
+    levels_G, counts_G = _groups(catalog, f"CAST(brightness * {BARS} AS INTEGER)")
+    values = [f"{bar / BARS:.2f} to {(bar + 1) / BARS:.2f}" for bar in range(BARS)]
+    bars = _bars(np.histogram(levels_G, BARS, (0, BARS), weights=counts_G)[0], values)
+    return Histogram(name="brightness", low="0, black", high="1, white", bars=bars)
+
+
+def _groups(catalog: Catalog, value: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    found = catalog.sql(f"SELECT {value} AS value, COUNT(*) FROM kept GROUP BY value").fetchall()
+    values_G, counts_G = np.array(found, np.int64).T
+    return values_G, counts_G
+
+
+def _bars(counts: NDArray[np.int64], values: Sequence[str]) -> list[tuple[float, str]]:
+    """Return bars; where there is anything at all, enough of one to be seen."""
+    return [
+        (max(2.0, 100 * count / counts.max()) if count else 0.0, f"{value}: {count:.0f}")
+        for value, count in zip(values, counts.tolist(), strict=True)
+    ]

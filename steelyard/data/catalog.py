@@ -1,0 +1,166 @@
+"""Catalog: what became of every item, in an SQLite file, so that memory stays the same for any number of them.
+
+It is written as decoding goes on. A run that was killed goes on where the catalog ends, and a later run over a source
+that has grown decodes what is new.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steelyard.data.item import Item
+
+KEY_NAMES = ("key0", "key1", "key2", "key3")  # of near-duplicates
+CACHE_MIB = 64
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS items (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
+    version TEXT NOT NULL, given TEXT NOT NULL, grp TEXT NOT NULL, mask BLOB NOT NULL, gone INTEGER NOT NULL,
+    problem TEXT, row INTEGER, digest BLOB, truth TEXT,
+    width INTEGER, height INTEGER, brightness REAL, pixels BLOB,
+    {", ".join(f"{key} INTEGER" for key in KEY_NAMES)}, unit BLOB, split TEXT,
+    UNIQUE (path, part, label, given, grp)
+);
+CREATE INDEX IF NOT EXISTS pending ON items (id) WHERE row IS NULL AND problem IS NULL;
+"""
+_SETTINGS = f"""
+PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+PRAGMA temp_store = FILE; PRAGMA cache_size = -{CACHE_MIB * 1024};
+"""
+_VIEWS = """
+CREATE TEMP VIEW listed AS SELECT * FROM items WHERE NOT gone;
+CREATE TEMP VIEW kept AS SELECT * FROM listed WHERE row IS NOT NULL AND problem IS NULL;
+CREATE TEMP VIEW quarantined AS SELECT * FROM listed WHERE problem IS NOT NULL;
+"""
+_LIST = """
+INSERT INTO items (path, part, label, version, given, grp, mask, problem, gone) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)
+ON CONFLICT (path, part, label, given, grp) DO UPDATE SET
+    mask = excluded.mask, problem = excluded.problem, gone = 0,
+    row = CASE WHEN version = excluded.version THEN row END, version = excluded.version
+WHERE gone OR version <> excluded.version OR mask <> excluded.mask OR problem IS NOT excluded.problem
+"""
+_RECORD = f"""
+UPDATE items SET problem = ?1, row = ?2, digest = ?3, unit = ?3, truth = COALESCE(?4, label), width = ?5, height = ?6,
+    brightness = ?7, pixels = ?8, {", ".join(f"{key} = ?{9 + number}" for number, key in enumerate(KEY_NAMES))}
+    WHERE id = ?{9 + len(KEY_NAMES)}
+"""
+
+
+class Found(NamedTuple):
+    """What became of an item: a problem, or all the rest."""
+
+    id: int
+    problem: str | None = None
+    row: int | None = None  # of the pixel files
+    digest: bytes | None = None  # of the pixels
+    truth: str | None = None  # of a mask: its digest; a label is its own truth
+    width: int | None = None
+    height: int | None = None
+    brightness: float | None = None  # mean grey level, 0 to 1
+    pixels: bytes | None = None  # of a mask: pixels of each class, uint32
+    keys: tuple[int, ...] = (0,) * len(KEY_NAMES)
+
+
+class Catalog:
+    """The items of one dataset; `sql` answers questions about them, `kept` is the view of those in use."""
+
+    def __init__(self, file: Path) -> None:
+        self._connection = sqlite3.connect(file, isolation_level=None)
+        self._connection.executescript(_SETTINGS)
+        self._connection.executescript(_SCHEMA)
+        self._connection.executescript(_VIEWS)
+
+    def close(self) -> None:
+        """Write everything into the one file."""
+        self._connection.close()
+
+    def sql(self, query: str, *values: object) -> sqlite3.Cursor:
+        """Ask, or change, with a query of one's own."""
+        return self._connection.execute(query, values)
+
+    def many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run a query for each row, in one transaction."""
+        self.sql("BEGIN")
+        self._connection.executemany(query, rows)
+        self.sql("COMMIT")
+
+    def function(self, name: str, work: Callable[[Any], str | bytes]) -> None:
+        """Let queries call a function of one argument."""
+        self._connection.create_function(name, 1, work, deterministic=True)
+
+    def fact(self, name: str) -> str | None:
+        """Return a fact that was stated."""
+        found = self.sql("SELECT value FROM facts WHERE name = ?", name).fetchone()
+        return None if found is None else str(found[0])
+
+    def state(self, name: str, value: object) -> None:
+        """State a fact, in place of an earlier one."""
+        self.sql("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, str(value))
+
+    def list_items(self, items: Callable[[], Iterable[Item]]) -> int:
+        """Take a source's list as it is now; what was decoded before and has not changed stays decoded.
+
+        What could not be used before is looked at again.
+
+        Args:
+            items: lists the source; called again where something is gone, to see what.
+        """
+        if self._take(items()) < self.count("items"):
+            self.sql("UPDATE items SET gone = 1")
+            self._take(items())
+        return self.count("listed")
+
+    def _take(self, items: Iterable[Item]) -> int:
+        count = 0
+
+        def rows() -> Iterator[tuple[object, ...]]:
+            nonlocal count
+            for path, version, part, label, group, split, mask, problem in items:
+                count += 1
+                yield os.fsencode(path), part, label, version, split, group, os.fsencode(mask), problem or None
+
+        self.many(_LIST, rows())
+        return count
+
+    def pending(self, chunk: int) -> Iterator[list[tuple[int, Item]]]:
+        """Yield what is still to be decoded, with its id, in chunks; the parts of one file stay together."""
+        last = 0
+        while True:
+            found = self.sql(
+                "SELECT id, path, part, label, version, mask FROM items WHERE row IS NULL AND problem IS NULL "
+                "AND NOT gone AND id > ? ORDER BY id LIMIT ?",
+                *(last, 8 * chunk),
+            ).fetchall()
+            if not found:
+                return
+            last = found[-1][0]
+            items = ((row[0], _item(*row[1:])) for row in found)
+            while part := list(islice(items, chunk)):
+                yield part
+
+    def record(self, found: Iterable[Found]) -> None:
+        """Write down what became of items."""
+        self.many(_RECORD, ((*rest, *keys, number) for number, *rest, keys in found))
+
+    def finish(self) -> None:
+        """Get ready for questions about what was decoded."""
+        self.state("rows", self.next_row())
+        self.sql("CREATE INDEX IF NOT EXISTS by_digest ON items (digest)")
+        self.sql("CREATE INDEX IF NOT EXISTS by_unit ON items (unit, label)")
+
+    def count(self, view: str, condition: str = "1") -> int:
+        """Count the rows of a view or table."""
+        return int(self.sql(f"SELECT COUNT(*) FROM {view} WHERE {condition}").fetchone()[0])
+
+    def next_row(self) -> int:
+        """Return the first row of the pixel files that no item uses, here or in an earlier result that shares them."""
+        used = self.sql("SELECT COALESCE(MAX(row) + 1, 0) FROM items").fetchone()[0]
+        return max(int(used), int(self.fact("rows") or 0))
+
+
+def _item(path: bytes, part: int, label: str, version: str, mask: bytes) -> Item:
+    return Item(path=os.fsdecode(path), part=part, label=label, version=version, mask=os.fsdecode(mask))

@@ -1,0 +1,214 @@
+"""What is pending in a catalog -> rows of pixels, by as many processes as there are processors."""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.data.catalog import Catalog, Found
+from steelyard.data.item import Item, Sample, Shape, Source
+from steelyard.data.near import THUMB, fingerprints
+from steelyard.data.pixels import RowFile
+from steelyard.errors import SteelyardError, UnreadableImage
+from steelyard.progress import Progress
+
+CHUNK = 64
+BYTES_AT_ONCE = 2**21  # of pixels, which are written and looked at together
+FEW = 4 * CHUNK  # for so few, starting processes costs more than it saves
+REQUESTS = 8  # at once, to an object store, from each process
+MOST_PROCESSES = 8
+
+Chunk = list[tuple[int, Item]]
+
+
+class Pixels:
+    """The row files of one dataset."""
+
+    def __init__(self, folder: Path, shape: Shape, masks: bool) -> None:
+        self.images = RowFile(folder / "images.npy", shape)
+        self.thumbs = RowFile(folder / "thumbs.npy", (THUMB * THUMB,))
+        self.masks = RowFile(folder / "masks.npy", shape[:2]) if masks else None
+
+    def write(self, row: int, image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8] | None) -> None:
+        """Write an image, and its mask."""
+        self.images.write(row, image_HWC)
+        if self.masks is not None and mask_HW is not None:
+            self.masks.write(row, mask_HW)
+
+    def read(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Return an image and its mask."""
+        return self.images.read(row), None if self.masks is None else self.masks.read(row)
+
+    def close(self, rows: int | None = None) -> None:
+        """Close them; with `rows`, say how many each has."""
+        for file in (self.images, self.thumbs, self.masks):
+            if file is not None:
+                file.close(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that a process needs to know."""
+
+    source: Source
+    folder: Path
+    shape: Shape
+    classes: int  # of masks; 0 where there are none
+
+
+def processes() -> int:
+    """Return how many processes decode where nobody says."""
+    return min(
+        MOST_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+
+
+def decode_pending(job: Job, catalog: Catalog, workers: int) -> Generator[int]:
+    """Decode what is pending, write it down as it comes, and yield how many of each chunk could not be used.
+
+    Raises:
+        StoreError: the object store does not answer; what was decoded until then stays.
+        SteelyardError: a process was killed, as happens where memory runs out.
+    """
+    pending = catalog.count("listed", "row IS NULL AND problem IS NULL")
+    progress = Progress("decoding", pending, "images")
+    row = catalog.next_row()
+    chunks = _numbered(catalog.pending(CHUNK), row)
+    alone = workers == 1 or pending <= FEW or not job.source.parallel
+    told = time.monotonic()
+    waiting: list[Found] = []
+    try:
+        for found in _here(job, chunks) if alone else _by_processes(job, chunks, workers):
+            waiting += found
+            progress.advance(len(found))
+            if time.monotonic() - told > 1:
+                catalog.record(waiting)
+                waiting, told = [], time.monotonic()
+            yield sum(one.problem is not None for one in found)
+    finally:
+        catalog.record(waiting)
+        progress.close()
+
+
+def _numbered(chunks: Iterable[Chunk], row: int) -> Iterator[tuple[int, Chunk]]:
+    """Give each chunk the row where its pixels begin."""
+    for chunk in chunks:
+        yield row, chunk
+        row += len(chunk)
+
+
+def _here(job: Job, chunks: Iterable[tuple[int, Chunk]]) -> Iterator[list[Found]]:
+    worker = _Worker(job)
+    for row, chunk in chunks:
+        yield worker.decode(row, chunk)
+    worker.pixels.close()
+
+
+def _by_processes(job: Job, chunks: Iterator[tuple[int, Chunk]], workers: int) -> Iterator[list[Found]]:
+    executor = ProcessPoolExecutor(workers, initializer=_start, initargs=(job, os.getpid()))
+    running: deque[Future[list[Found]]] = deque()
+    try:
+        for row, chunk in chunks:
+            running.append(executor.submit(_decode, row, chunk))
+            if len(running) > 2 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    except BrokenProcessPool:
+        raise SteelyardError("a process that decodes images was killed, as happens where memory runs out") from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: "_Worker"
+
+
+def _start(job: Job, parent: int) -> None:
+    global _worker  # noqa: PLW0603 - how an initializer hands on what it made
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _worker = _Worker(job)
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent was killed: rows must not be written that a next run gives to others."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _decode(row: int, chunk: Chunk) -> list[Found]:
+    return _worker.decode(row, chunk)
+
+
+class _Worker:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.pixels = Pixels(job.folder, job.shape, masks=job.classes > 0)
+        self._at_once = max(1, BYTES_AT_ONCE // prod(job.shape))
+
+    def decode(self, row: int, chunk: Chunk) -> list[Found]:
+        """Decode items into the rows from `row` on, and return what is worth knowing of each."""
+        found: list[Found] = []
+        samples = zip(chunk, self._samples([item for _, item in chunk]), strict=True)
+        while stretch := list(islice(samples, self._at_once)):
+            found += (Found(number, str(one)) for (number, _), one in stretch if isinstance(one, UnreadableImage))
+            decoded = [(number, one) for (number, _), one in stretch if not isinstance(one, UnreadableImage)]
+            if decoded:
+                found += self._keep(row, decoded)
+            row += len(decoded)
+        return found
+
+    def _samples(self, items: list[Item]) -> Iterator[Sample | UnreadableImage]:
+        if not self.job.source.remote:
+            yield from map(self._load, items)
+            return
+        with ThreadPoolExecutor(REQUESTS) as requests:
+            yield from requests.map(self._load, items)
+
+    def _load(self, item: Item) -> Sample | UnreadableImage:
+        try:
+            return self.job.source.load(item, self.job.shape)
+        except UnreadableImage as error:
+            return error
+
+    def _keep(self, row: int, decoded: list[tuple[int, Sample]]) -> Iterator[Found]:
+        """Write samples from a row on, and yield what is worth knowing of each."""
+        images_NHWC = np.stack([sample.pixels_HWC for _, sample in decoded])
+        keys_NK, thumbs_NT = fingerprints(images_NHWC)
+        self.pixels.images.write(row, images_NHWC)
+        self.pixels.thumbs.write(row, thumbs_NT)
+        brightness_N = thumbs_NT.mean(axis=1) / 255
+        for place, (number, sample) in enumerate(decoded):
+            truth, pixels = self._keep_mask(row + place, sample.mask_HW)
+            yield Found(
+                id=number,
+                row=row + place,
+                digest=hashlib.sha256(images_NHWC[place].tobytes()).digest(),
+                truth=truth,
+                width=sample.width,
+                height=sample.height,
+                brightness=float(brightness_N[place]),
+                pixels=pixels,
+                keys=tuple(keys_NK[place].tolist()),
+            )
+
+    def _keep_mask(self, row: int, mask_HW: NDArray[np.uint8] | None) -> tuple[str | None, bytes | None]:
+        """Write a mask, and return its digest and how many pixels each class has."""
+        if mask_HW is None or self.pixels.masks is None:
+            return None, None
+        self.pixels.masks.write(row, mask_HW)
+        counts_K = np.bincount(mask_HW.ravel(), minlength=self.job.classes)[: self.job.classes]
+        return hashlib.sha256(mask_HW.tobytes()).hexdigest(), counts_K.astype(np.uint32).tobytes()

@@ -1,0 +1,121 @@
+"""The folder in which a dataset grows: kept when the work is cut off, begun from the result of an earlier time."""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from steelyard.data.catalog import Catalog
+from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.decoding import Pixels
+from steelyard.data.shards import read_shards
+from steelyard.errors import ArtifactError, InputError
+from steelyard.store import ObjectStore
+
+CATALOG = "catalog.sqlite"
+WAIT_S = 5.0  # for the processes of a run that was killed
+
+
+@contextmanager
+def workspace(folder: Path, settings: str, store: ObjectStore | None) -> Iterator[tuple[Path, Catalog]]:
+    """Yield a folder and its catalog; the folder takes the place of `folder` once the block has ended well.
+
+    It begins with what an interrupted run left behind, or else with the pixels of `folder` as it is, where either was
+    made with the same settings. What was decoded survives an error, too.
+
+    Raises:
+        InputError: another process prepares the same folder.
+    """
+    folder = folder.resolve()
+    partial = folder.with_name(f".{folder.name}.partial")
+    lock = _locked(partial, folder)
+    try:
+        if _settings(partial) != settings or not (partial / "images.npy").exists():
+            _empty(partial)
+            if _settings(folder) == settings:
+                with suppress(ArtifactError):
+                    _begin_with(partial, Dataset(folder, store))
+        catalog = Catalog(partial / CATALOG)
+        catalog.state("settings", settings)
+        try:
+            yield partial, catalog
+        except BaseException:
+            if not catalog.next_row():
+                _empty(partial)
+                partial.rmdir()
+            raise
+        finally:
+            catalog.close()
+        _replace(folder, partial)
+    finally:
+        os.close(lock)
+
+
+def _locked(partial: Path, folder: Path) -> int:
+    """Lock the folder; processes that it started hold the lock with it."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        partial.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), partial.stat()):  # whoever held it may have moved it away
+                return descriptor
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise InputError(f"{folder}: is being prepared by another process") from None
+        time.sleep(0.1)
+
+
+def _settings(folder: Path) -> str | None:
+    if not (folder / CATALOG).exists():
+        return None
+    catalog = Catalog(folder / CATALOG)
+    try:
+        return catalog.fact("settings")
+    finally:
+        catalog.close()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _begin_with(partial: Path, dataset: Dataset) -> None:
+    """Take over pixels, and the catalog last, which says that all are there.
+
+    Arrays are shared with the earlier result rather than copied: rows are only ever added, and it does not read beyond
+    its own.
+    """
+    for name in ("thumbs.npy", *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
+        if (dataset.folder / name).exists():
+            os.link(dataset.folder / name, partial / name)
+    if dataset.index.layout == "shards":
+        pixels = Pixels(partial, dataset.index.image_shape, masks=dataset.index.task == "segmentation")
+        for split in SPLITS:
+            for row, image_HWC, truth in read_shards(dataset.index.shards[split], dataset.shard(split)):
+                pixels.write(row, image_HWC, None if isinstance(truth, int) else truth)
+        pixels.close()
+    copy = partial / f"{CATALOG}.copy"
+    shutil.copyfile(dataset.folder / CATALOG, copy)
+    if dataset.index.layout == "shards":  # which have only what is in a split
+        catalog = Catalog(copy)
+        catalog.sql("UPDATE items SET row = NULL WHERE split IS NULL OR id NOT IN (SELECT id FROM kept)")
+        catalog.close()
+    copy.rename(partial / CATALOG)
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Put the new result in the place of an earlier one."""
+    if folder.exists():
+        earlier = folder.with_name(f".{folder.name}.earlier")
+        shutil.rmtree(earlier, ignore_errors=True)
+        folder.rename(earlier)
+        partial.rename(folder)
+        shutil.rmtree(earlier)
+    else:
+        partial.rename(folder)
