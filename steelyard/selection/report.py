@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.contract import Contract, Preference
-from steelyard.errors import MissingExtra
 from steelyard.evaluation.scorecard import Measurement, Scorecard, Split
 from steelyard.metrics import METRICS, metric
+from steelyard.page import environment
 from steelyard.selection.charts import Curves, Matrix, Panel, Roc, confusion_matrix, panel, roc, training_curves
 from steelyard.selection.selection import Selection
 
@@ -213,29 +213,16 @@ def _holds(name: str, bound: float, limit: float | None) -> bool | None:
 
 
 def _environment() -> "Environment":
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise MissingExtra("jinja2", "evaluate") from None
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of candidates and classes are the user's
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "number": _number,
+    made = environment(Path(__file__).parent)
+    made.filters |= {
         "label": _label,
         "unit": _unit,
         "full_unit": lambda name: metric(name).unit,
-        "percent": _percent,
         "limit": _limit,
         "where": _where,
-        "short": _shortened,
     }
-    environment.globals["worse_side"] = lambda name: "≥" if metric(name).higher_is_better else "≤"
-    return environment
+    made.globals["worse_side"] = lambda name: "≥" if metric(name).higher_is_better else "≤"
+    return made
 
 
 def _label(name: str) -> str:
@@ -256,25 +243,5 @@ def _where(name: str) -> str:
     return "on validation, " if metric(name).quality else ""
 
 
-def _number(value: float | None, unit: str = "") -> str:
-    if value is None:
-        return "–"
-    if unit == "fraction":
-        return f"{value:.4f}"
-    if unit == "count" or abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    return f"{value:#.3g}" if unit else f"{value:.3g}"
-
-
 def _limit(must: str) -> str:
     return must.replace(">=", "≥").replace("<=", "≤")
-
-
-def _percent(share: float, digits: int = 0) -> str:
-    if 0 < share < 0.01 and not digits:
-        return "<\N{NARROW NO-BREAK SPACE}1\N{NARROW NO-BREAK SPACE}%"
-    return f"{100 * share:.{digits}f}\N{NARROW NO-BREAK SPACE}%"
-
-
-def _shortened(digest: str) -> str:
-    return f"{digest[:12]}…" if len(digest) > 14 else digest
