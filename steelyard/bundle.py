@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -135,7 +135,11 @@ class ModelBundle:
 
     def predict_all(self, images_NHWC: NDArray[np.uint8], batch: int = 128) -> Outputs:
         """Answer for any number of images, `batch` at a time."""
-        parts = [self.predict(np.ascontiguousarray(part)) for part in _batches(images_NHWC, batch)]
+        return self.predict_each((np.ascontiguousarray(part), None) for part in _batches(images_NHWC, batch))
+
+    def predict_each(self, batches: Iterable[tuple[NDArray[np.uint8], object]]) -> Outputs:
+        """Answer for the images of batches, such as `Dataset.batches` yields."""
+        parts = [self.predict(images_NHWC) for images_NHWC, _ in batches]
         return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def copy_to(self, folder: Path) -> "ModelBundle":

@@ -11,6 +11,7 @@ from steelyard.metrics import METRICS
 
 log = logging.getLogger(__name__)
 
+BATCH = 128
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
@@ -18,7 +19,7 @@ def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
     """Let a bundle answer for the validation and test splits, and measure the answers."""
     outputs = {
         split: SplitOutputs(
-            probabilities_NC=bundle.predict_all(dataset.images_NHWC(split)).probabilities_NC,
+            probabilities_NC=bundle.predict_each(dataset.batches(split, BATCH)).probabilities_NC,
             labels_N=dataset.labels_N(split),
         )
         for split in EVALUATED

@@ -36,7 +36,7 @@ def measure_times(bundles: Mapping[str, ModelBundle], dataset: Dataset) -> dict[
         bundles: by candidate.
         dataset: whose validation images are sent.
     """
-    images_NHWC = np.array(dataset.images_NHWC("validation")[:IMAGES_PER_ROUND])
+    images_NHWC = dataset.head("validation", IMAGES_PER_ROUND)
     batch_NHWC = np.resize(images_NHWC, (THROUGHPUT_BATCH, *images_NHWC.shape[1:]))
     times = {name: Times(np.zeros((ROUNDS, IMAGES_PER_ROUND)), np.zeros(ROUNDS)) for name in bundles}
     for bundle in bundles.values():

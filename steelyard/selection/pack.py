@@ -1,5 +1,6 @@
 """Winner -> what is served: its bundle with the drift reference, a smoke test and a model card beside the model."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from steelyard.drift.calibration import build_profile
 from steelyard.drift.samples import Samples, image_statistics
 from steelyard.selection.selection import Selection
 from steelyard.selection.why import value
+from steelyard.smoke_test import IMAGES as SMOKE_IMAGES
 from steelyard.smoke_test import SmokeTest
 
+BATCH = 128
 MOST_IMAGES = 20_000  # of a split that the drift reference is learnt from; the order of a split has no meaning
 
 
@@ -35,7 +38,7 @@ def pack(winner: ModelBundle, dataset: Dataset, selection: Selection, folder: Pa
     with new_folder(folder) as partial:
         winner.copy_to(partial)
         profile.write(partial)
-        SmokeTest.of(winner, dataset.images_NHWC("test")).write(partial)
+        SmokeTest.of(winner, dataset.head("test", SMOKE_IMAGES)).write(partial)
         (partial / "MODEL_CARD.md").write_text(model_card(winner, dataset, selection), encoding="utf-8")
         files = dict(checksums(partial))
         winner.index.model_copy(update={"files": files}).write(partial / "bundle.json")
@@ -56,7 +59,7 @@ def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection) -> s
 - Task: {index.task}, {len(index.classes)} classes: {", ".join(index.classes)}
 - Input: uint8 images, {"x".join(map(str, index.input_shape))} (height x width x channels); normalisation is inside
 - Parameters: {index.parameters:,}; {bundle.size_mib:.2f} MiB as {MODEL_FILE}
-- Trained {len(index.history)} epochs on {sum(dataset.index.counts["train"].values())} images of \
+- Trained {len(index.history)} epochs on {dataset.index.images["train"]} images of \
 {dataset.index.source}; epoch {index.best_epoch} had the lowest validation loss
 - Run key: {index.run_key}
 - Data: content {index.dataset.content_digest}, split {index.dataset.split_digest}
@@ -72,9 +75,8 @@ Answers are meant for images like those of {dataset.index.source}; the drift det
 
 
 def _samples(bundle: ModelBundle, dataset: Dataset, split: DataSplit) -> Samples:
-    images_NHWC = dataset.images_NHWC(split)[:MOST_IMAGES]
-    outputs = bundle.predict_all(images_NHWC)
-    statistics_NS = np.concatenate(
-        [image_statistics(images_NHWC[start : start + 256]) for start in range(0, len(images_NHWC), 256)]
-    )
-    return Samples(outputs.probabilities_NC, outputs.embedding_ND, statistics_NS)
+    parts = [
+        Samples(*bundle.predict(images_NHWC), image_statistics(images_NHWC))
+        for images_NHWC, _ in islice(dataset.batches(split, BATCH), -(-MOST_IMAGES // BATCH))
+    ]
+    return Samples(*(np.concatenate(column)[:MOST_IMAGES] for column in zip(*parts, strict=True)))

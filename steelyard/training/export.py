@@ -70,7 +70,7 @@ class _Served(nn.Module):
 
 
 def _to_onnx(model: Normalised, dataset: Dataset, file: Path) -> None:
-    example = torch.from_numpy(np.array(dataset.images_NHWC("train")[:2]))
+    example = torch.from_numpy(dataset.head("train", 2))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's deprecations inside torch; nothing a user could change
@@ -89,7 +89,7 @@ def _to_onnx(model: Normalised, dataset: Dataset, file: Path) -> None:
 
 
 def _check(model: Normalised, bundle: ModelBundle, dataset: Dataset) -> None:
-    images_NHWC = np.array(dataset.images_NHWC("validation")[:256])
+    images_NHWC = dataset.head("validation", 256)
     with torch.inference_mode():
         expected_NC = model(torch.from_numpy(images_NHWC))[0].softmax(1).numpy()
     difference = float(np.abs(bundle.predict_all(images_NHWC).probabilities_NC - expected_NC).max())

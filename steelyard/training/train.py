@@ -4,8 +4,9 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from steelyard.params import Candidate, Training
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
+
+Batch = tuple[NDArray[np.uint8], NDArray[Any]]
 
 
 class Normalised(nn.Module):
@@ -92,7 +95,7 @@ def _attempt(candidate: Candidate, dataset: Dataset, device: torch.device) -> It
     It is a generator so that its `try` holds what the network does, and nothing of what the caller does in between.
     """
     recipe, lowest = candidate.training, math.inf
-    mean_C, std_C = _mean_and_std(dataset.images_NHWC("train"))
+    mean_C, std_C = _mean_and_std(dataset)
     try:
         torch.manual_seed(recipe.seed)
         network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
@@ -114,9 +117,8 @@ def _attempt(candidate: Candidate, dataset: Dataset, device: torch.device) -> It
 
 def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch.device) -> Iterator[Epoch]:
     """Train the model epoch by epoch and yield the figures of each."""
-    images_NHWC, labels_N = dataset.images_NHWC("train"), dataset.labels_N("train")
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * math.ceil(len(labels_N) / recipe.batch_size)
+    steps = recipe.epochs * math.ceil(dataset.index.images["train"] / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 2))
     shuffle = np.random.default_rng(recipe.seed)
     for number in range(1, recipe.epochs + 1):
@@ -124,8 +126,8 @@ def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch
         learning_rate = float(schedule.get_last_lr()[0])
         model.train()
         train = _Sum()
-        for rows in _batches(shuffle.permutation(len(labels_N)), recipe.batch_size):
-            loss = train.add(model, images_NHWC[rows], labels_N[rows], device)
+        for images_NHWC, labels_N in _no_single(dataset.batches("train", recipe.batch_size, shuffle)):
+            loss = train.add(model, images_NHWC, labels_N, device)
             if not math.isfinite(loss.item()):
                 raise TrainingDiverged(f"the loss became {loss.item()} in epoch {number}; try a lower learning_rate")
             optimizer.zero_grad()
@@ -174,28 +176,33 @@ class _Sum:
 
 
 def _evaluate(model: Normalised, dataset: Dataset, device: torch.device) -> _Sum:
-    images_NHWC, labels_N = dataset.images_NHWC("validation"), dataset.labels_N("validation")
     model.eval()
     validation = _Sum()
     with torch.inference_mode():
-        for rows in _batches(np.arange(len(labels_N)), EVALUATION_BATCH):
-            validation.add(model, images_NHWC[rows], labels_N[rows], device)
+        for images_NHWC, labels_N in dataset.batches("validation", EVALUATION_BATCH):
+            validation.add(model, images_NHWC, labels_N, device)
     return validation
 
 
-def _batches(order_N: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield rows in batches; a last batch of one image, which batch norm can't take, joins the one before."""
-    count = max(1, -(-len(order_N) // size) - (len(order_N) % size == 1))
-    for number in range(count):
-        end = len(order_N) if number == count - 1 else (number + 1) * size
-        yield order_N[number * size : end]
+def _no_single(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Join a last batch of one image, which batch norm can't take, to the one before."""
+    before: Batch | None = None
+    for images_NHWC, labels_N in batches:
+        if before is not None and len(labels_N) == 1 < len(before[1]):
+            before = (np.concatenate([before[0], images_NHWC]), np.concatenate([before[1], labels_N]))
+            continue
+        if before is not None:
+            yield before
+        before = images_NHWC, labels_N
+    if before is not None:
+        yield before
 
 
-def _mean_and_std(images_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation per channel, in [0, 1], a chunk of images at a time."""
+def _mean_and_std(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation per channel of the train split, in [0, 1]."""
     sums, squares, pixels = 0.0, 0.0, 0
-    for start in range(0, len(images_NHWC), 1024):
-        chunk = images_NHWC[start : start + 1024].reshape(-1, images_NHWC.shape[-1]).astype(np.float64) / 255
+    for images_NHWC, _ in dataset.batches("train", EVALUATION_BATCH):
+        chunk = images_NHWC.reshape(-1, images_NHWC.shape[-1]).astype(np.float64) / 255
         sums, squares, pixels = sums + chunk.sum(0), squares + (chunk**2).sum(0), pixels + len(chunk)
     mean_C = np.asarray(sums / pixels)
     return mean_C, np.sqrt(np.maximum(squares / pixels - mean_C**2, 1e-6))

@@ -14,7 +14,7 @@ from steelyard.smoke_test import IMAGES, Json, SmokeTest, SmokeTestFailed
 
 @pytest.fixture
 def smoke_test(bundle: ModelBundle, dataset: Dataset) -> SmokeTest:
-    return SmokeTest.of(bundle, dataset.images_NHWC("test"))
+    return SmokeTest.of(bundle, dataset.head("test"))
 
 
 def answer(smoke_test: SmokeTest, bundle: ModelBundle) -> Json:

@@ -19,7 +19,7 @@ def scorecard(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
 def test_a_scorecard_tells_what_the_onnx_file_answers(
     scorecard: Scorecard, bundle: ModelBundle, dataset: Dataset
 ) -> None:
-    answers_N = bundle.predict_all(dataset.images_NHWC("test")).probabilities_NC.argmax(1)
+    answers_N = bundle.predict_all(dataset.head("test")).probabilities_NC.argmax(1)
     assert scorecard.index.test["accuracy"].value == pytest.approx((answers_N == dataset.labels_N("test")).mean())
     assert scorecard.index.test["accuracy"].value > 0.8
     assert scorecard.index.model["parameters"].value == 8 * 8 * 32 + 32 + 32 * 10 + 10

@@ -227,7 +227,7 @@ def test_a_class_may_be_called_label(trained: ModelBundle, dataset: Dataset, tmp
     columns = ["label", *(f"probability_{name}" for name in classes)]
     assert model.metadata.get_output_schema().input_names() == columns
     buffer = io.BytesIO()
-    Image.fromarray(np.array(dataset.images_NHWC("test")[0])[..., 0]).save(buffer, "PNG")
+    Image.fromarray(dataset.head("test", 1)[0, ..., 0]).save(buffer, "PNG")
     answers = model.predict({"image": [buffer.getvalue()]})
     assert list(answers.columns) == columns
     assert answers["label"][0] in classes
@@ -282,7 +282,7 @@ def test_a_version_that_no_cluster_can_fetch_is_refused(tracking_uri: str, train
 
 
 def test_the_smoke_test_comes_back_from_the_registry(tracking_uri: str, trained: ModelBundle, dataset: Dataset) -> None:
-    written = SmokeTest.of(trained, dataset.images_NHWC("test"))
+    written = SmokeTest.of(trained, dataset.head("test"))
     written.write(trained.folder)
     tracking = Tracking(tracking_uri)
     tracking.register("acme", trained, "s3://models/first")
@@ -327,7 +327,7 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
 def test_mlflow_serves_the_registered_model_from_raw_image_bytes(
     model_server: str, trained: ModelBundle, dataset: Dataset
 ) -> None:
-    images_NHWC = np.array(dataset.images_NHWC("test")[:3])
+    images_NHWC = dataset.head("test", 3)
     encoded = []
     for image_HWC in images_NHWC:
         buffer = io.BytesIO()
