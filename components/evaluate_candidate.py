@@ -23,8 +23,8 @@ def evaluate_candidate(
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.evaluation.evaluate import evaluate, failed_scorecard
 
-    with task():
-        prepared, folder = PreparedDataset(Path(dataset.path)), Path(bundle.path)
+    with task() as runtime:
+        prepared, folder = PreparedDataset(Path(dataset.path), runtime.store), Path(bundle.path)
         failure = read_failure(folder)
         measured = failed_scorecard(failure, prepared) if failure else evaluate(ModelBundle(folder), prepared)
         measured.write(Path(scorecard.path))

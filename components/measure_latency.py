@@ -24,11 +24,11 @@ def measure_latency(
     from steelyard.evaluation.latency import measure_times, with_times
     from steelyard.evaluation.scorecard import Scorecard
 
-    with task():
+    with task() as runtime:
         cards = [Scorecard.read(Path(scorecard.path)) for scorecard in scorecards]
         opened = [ModelBundle(folder) for b in bundles if not read_failure(folder := Path(b.path))]
         alive = {bundle.index.candidate: bundle for bundle in opened}
-        times = measure_times(alive, PreparedDataset(Path(dataset.path)))
+        times = measure_times(alive, PreparedDataset(Path(dataset.path), runtime.store))
         for card in cards:
             complete = with_times(card, times[card.candidate]) if card.candidate in times else card
             complete.write(Path(measured.path) / card.candidate)

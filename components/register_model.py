@@ -21,7 +21,7 @@ def register_model(
 
     with task() as runtime:
         chosen = Selection.read(Path(selection.path) / "selection.json")
-        prepared = PreparedDataset(Path(dataset.path))
+        prepared = PreparedDataset(Path(dataset.path), runtime.store)
         packed = pack(ModelBundle(Path(winner.path)), prepared, chosen, Path(model.path))
         tracking, store = runtime.tracking, runtime.store
         known = tracking.stored_at(chosen.client, packed)

@@ -21,7 +21,7 @@ def train_candidate(candidate: dict, dataset: Input[Dataset], bundle: Output[Mod
     with task() as runtime:
         spec, prepared, target = (
             Candidate.model_validate(candidate),
-            PreparedDataset(Path(dataset.path)),
+            PreparedDataset(Path(dataset.path), runtime.store),
             Path(bundle.path),
         )
         key, tracking = run_key(spec, prepared), runtime.tracking

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in (_add_run, _add_select, _add_report, _add_serve, _add_compile, _add_submit, _add_deploy):
+    for add in (_add_run, _add_prepare, _add_select, _add_report, _add_serve, _add_compile, _add_submit, _add_deploy):
         add(verbs)
     return parser
 
@@ -99,6 +99,29 @@ def _run(options: argparse.Namespace) -> int:
     return WINNER if summary.winner else NOBODY
 
 
+def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "prepare",
+        "Decode labelled images once, split them without leaks, and say what is wrong with them. Goes on where it was "
+        "cut off; over a source that has grown, it decodes what is new.",
+        "steelyard prepare examples/digits/params.yaml --output build/digits",
+    )
+    verb.add_argument("params", type=Path, metavar="PARAMS.yaml", help="its `task` and `data` are used")
+    verb.add_argument("--output", type=Path, required=True, help="gets dataset.json, the images and card.html")
+    verb.add_argument("--workers", type=int, help="processes that decode (default: one for each processor, at most 8)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
+    verb.set_defaults(do=_prepare)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from pipelines.preparation import prepare_file
+
+    prepared = prepare_file(options.params, options.output, options.workers)
+    sys.stdout.write(json.dumps(prepared.as_json(), indent=1) + "\n" if options.json else prepared.as_text())
+    return WINNER
+
+
 def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = _verb(
         verbs,
@@ -115,13 +138,13 @@ def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _select(options: argparse.Namespace) -> int:
-    from pipelines.output import refuse_foreign_files
+    from pipelines.output import SELECTION_HOLDS, refuse_foreign_files
     from pipelines.project import read_user_file
     from steelyard.contract import Contract
     from steelyard.selection.outcome import write_outcome
     from steelyard.selection.select import read_scorecards, select
 
-    refuse_foreign_files(options.output)
+    refuse_foreign_files(options.output, SELECTION_HOLDS)
     contract = Contract.from_yaml(read_user_file(options.contract), str(options.contract))
     scorecards = read_scorecards(options.scorecards)
     selection = select(scorecards, contract)
@@ -211,7 +234,9 @@ def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     verb.add_argument("folder", type=Path, help="holds params.yaml and evaluation_metrics.yaml")
     verb.add_argument("--endpoint", help="of the KFP API (default: $KFP_ENDPOINT)")
     verb.add_argument("--pipeline", type=Path, help="compiled YAML (default: the release's, for CPU nodes)")
-    verb.add_argument("--data", default="", help="s3:// address that takes the place of data.source")
+    verb.add_argument(
+        "--data", default="", help="s3:// address of the images, in place of data.source (data.root for named sets)"
+    )
     verb.add_argument("--no-deploy", action="store_true", help="stop after registration")
     verb.add_argument("--wait", action="store_true", help="follow it to its end, and say why a task failed")
     verb.add_argument("--namespace", default="kubeflow", help="of the run's pods (default: %(default)s)")

@@ -1,26 +1,34 @@
 """The folders that commands write to: never somebody else's files, never two runs at once."""
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from steelyard.errors import InputError, SteelyardError
 
 SELECTION_HOLDS = {"selection.json", "report.html", "scorecards"}
+DATASET_HOLDS = {
+    *("dataset.json", "card.html", "catalog.sqlite", "images.npy", "masks.npy", "thumbs.npy"),
+    *("train", "validation", "test"),
+}
 RUN_REPLACES = {"pipeline", "selection", "model"}
 RUN_LOG = "run.log"
 
 
-def refuse_foreign_files(folder: Path) -> None:
-    """Refuse a folder for a selection that holds anything but an earlier one.
+def refuse_foreign_files(folder: Path, own: Collection[str]) -> None:
+    """Refuse a folder that holds anything but an earlier result.
+
+    Args:
+        folder: of the result.
+        own: names in it that steelyard writes.
 
     Raises:
         InputError: names what would be lost.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output: {folder} is a file")
-    foreign = {path.name for path in folder.iterdir()} - SELECTION_HOLDS if folder.exists() else set()
+    foreign = {path.name for path in folder.iterdir()} - set(own) if folder.exists() else set()
     if foreign:
         raise InputError(f"--output: {folder} holds other files ({min(foreign)}); name a new or empty folder")
 

@@ -1,11 +1,12 @@
 """A folder with params.yaml and evaluation_metrics.yaml: what `steelyard run` takes."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard.contract import Contract
-from steelyard.data.dataset import SPLITS
-from steelyard.data.sources import check_classes, list_items
+from steelyard.data.sources.choose import open_source
+from steelyard.data.splits import check_classes
 from steelyard.errors import InvalidFile, SourceError
 from steelyard.params import Params
 from steelyard.store import is_remote
@@ -36,16 +37,14 @@ class Project:
         contract_text = read_user_file(folder / CONTRACT_FILE)
         params = Params.from_yaml(params_text, str(folder / PARAMS_FILE))
         contract = Contract.from_yaml(contract_text, str(folder / CONTRACT_FILE))
-        source = params.data.source
-        if source != "digits" and not is_remote(source):
-            source = str((folder / Path(source).expanduser()).resolve())
+        params.check_trainable(str(folder / PARAMS_FILE))
         return cls(
             folder=folder,
             params_text=params_text,
             contract_text=contract_text,
             params=params,
             contract=contract,
-            source=source,
+            source=resolved(params.data.address, folder),
         )
 
     def check_images(self) -> None:
@@ -57,10 +56,16 @@ class Project:
         if is_remote(self.source):
             return
         try:
-            classes = check_classes((item.label for item in list_items(self.source)), least=len(SPLITS))
+            source = open_source(self.params.data.at(self.source))
+            classes = check_classes(Counter(item.label for item in source.items() if not item.problem))
         except SourceError as error:
             raise InvalidFile(self.folder / PARAMS_FILE, str(error)) from None
         self.contract.check_classes(classes, str(self.folder / CONTRACT_FILE))
+
+
+def resolved(address: str, folder: Path) -> str:
+    """Return where images lie, a relative path taken from the folder of the file that names it."""
+    return str((folder / Path(address).expanduser()).resolve()) if address and not is_remote(address) else address
 
 
 def read_user_file(file: Path) -> str:

@@ -45,7 +45,7 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     v1 requests carry encoded images (PNG, which loses nothing), v2 requests tensors. The test split took no part in
     training, choice or calibration; it is corrupted with the noise of Hendrycks & Dietterich (2019), severity 3.
     """
-    images_NHWC, labels_N = np.array(dataset.images_NHWC("test")), dataset.labels_N("test")
+    images_NHWC, labels_N = dataset.head("test"), dataset.labels_N("test")
     truth = [bundle.index.classes[label] for label in labels_N]
     offline = [bundle.index.classes[best] for best in bundle.predict_all(images_NHWC).probabilities_NC.argmax(1)]
     answers = [label for batch in _batches(images_NHWC) for label in _classify(pod, *batch)]

@@ -42,7 +42,7 @@ def check_source(source: str) -> None:
     Raises:
         InputError: they lie on this machine.
     """
-    if source != "digits" and not is_remote(source):
+    if source and not is_remote(source):
         raise InputError(
             f"data.source: {source!r} lies on this machine; copy it to the object store and give --data s3://..."
         )

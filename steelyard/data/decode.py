@@ -76,7 +76,7 @@ def _jpeg(data: bytes, shape: Shape) -> tuple[Image.Image, tuple[int, int]] | No
             data, _JPEG_COLORS[colors], min_height=-(-height // part), min_width=-(-width // part), min_factor=1
         )
         image = Image.fromarray(pixels_HWC[:, :, 0] if colors == "Gray" else pixels_HWC)
-        if _EXIF in data[:4096]:
+        if _EXIF in data:
             image.info["exif"] = Image.open(io.BytesIO(data), formats=("JPEG",)).info.get("exif", b"")
             ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # also for warnings, and whatever Pillow raises on a damaged EXIF note

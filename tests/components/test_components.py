@@ -40,8 +40,13 @@ def _evaluate(bundle: Path, dataset: Dataset, target: Path) -> dsl.Classificatio
 
 def test_prepare_data_returns_the_candidates_without_nulls(tmp_path: Path) -> None:
     candidates = prepare_data.python_func(
-        params=SMALL_PARAMS, contract=SMALL_CONTRACT, data="", dataset=_at(tmp_path / "dataset")
+        params=SMALL_PARAMS,
+        contract=SMALL_CONTRACT,
+        data="",
+        dataset=_at(tmp_path / "dataset"),
+        card=_at(tmp_path / "card.html"),
     )
+    assert "<html" in (tmp_path / "card.html").read_text()
     assert [candidate["name"] for candidate in candidates] == ["one-layer", "small-cnn"]
     assert "null" not in json.dumps(candidates)
     assert len(Dataset(tmp_path / "dataset").index.classes) == 10
@@ -53,7 +58,11 @@ def test_wrong_input_ends_a_task_with_one_line_and_leaves_its_reason(
     monkeypatch.setenv("STEELYARD_ERROR_FILE", str(tmp_path / "error.txt"))
     with pytest.raises(SystemExit) as ended:
         prepare_data.python_func(
-            params=SMALL_PARAMS, contract=SMALL_CONTRACT, data="/nowhere", dataset=_at(tmp_path / "dataset")
+            params=SMALL_PARAMS,
+            contract=SMALL_CONTRACT,
+            data="/nowhere",
+            dataset=_at(tmp_path / "dataset"),
+            card=_at(tmp_path / "card"),
         )
     assert ended.value.code == 2
     assert "error: data.source: '/nowhere'" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import io
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from steelyard.data.decode import MAX_PIXELS, decode, resize
+from steelyard.data.decode import MAX_PIXELS, decode, decode_sized, resize
 from steelyard.errors import UnreadableImage
 
 RED = (255, 0, 0)
@@ -53,6 +53,44 @@ def test_the_camera_note_turns_the_image() -> None:
     exif[0x0112] = 6  # was taken with the camera turned: rotate by 90 degrees clockwise to view
     turned = decode(encoded(image, exif=exif), (4, 2, 3))
     assert tuple(turned[0, 1]) == RED
+
+
+def turned_jpeg(orientation: int, width: int, height: int, mode: str, subsampling: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(noise(6, 6, 3)).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    return encoded(image, "JPEG", exif=exif, subsampling=subsampling, progressive=bool(orientation % 2))
+
+
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize(("width", "height"), [(40, 24), (33, 17), (3, 90), (1, 1)])
+@pytest.mark.parametrize(("mode", "subsampling"), [("RGB", 0), ("RGB", 2), ("L", 0)])
+def test_a_jpeg_in_its_own_size_is_what_pillow_reads(
+    orientation: int, width: int, height: int, mode: str, subsampling: int
+) -> None:
+    data = turned_jpeg(orientation, width, height, mode, subsampling)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    found = decode_sized(data, (upright.height, upright.width, 3))
+    assert (found.width, found.height) == upright.size
+    assert (found.pixels_HWC == np.asarray(upright.convert("RGB"))).all()
+
+
+def test_a_camera_note_is_found_behind_much_else() -> None:
+    data = turned_jpeg(6, 40, 24, "RGB", 0)
+    other = b"\xff\xef\xff\xff" + bytes(65533)  # an APP15 segment of the largest size
+    found, behind = (decode_sized(one, (40, 24, 3)) for one in (data, data[:2] + 2 * other + data[2:]))
+    assert (behind.width, behind.height) == (found.width, found.height) == (24, 40)
+    assert (behind.pixels_HWC == found.pixels_HWC).all()
+
+
+@pytest.mark.parametrize("size", [(200, 300), (640, 480), (1001, 999)])
+def test_a_jpeg_that_is_reduced_while_it_is_read_is_near_to_one_that_is_reduced_after(size: tuple[int, int]) -> None:
+    image = Image.fromarray(noise(6, 6, 3)).resize(size, Image.Resampling.BICUBIC)
+    data = encoded(image, "JPEG", quality=95)
+    found = decode(data, (48, 48, 3)).astype(int)
+    wanted = resize(np.asarray(Image.open(io.BytesIO(data))), (48, 48, 3))
+    assert abs(found - wanted).max() <= 4
+    assert abs(found - wanted).mean() <= 1
 
 
 def palette() -> Image.Image:
