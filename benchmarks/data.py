@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from steelyard.data.decoding import processes
 from steelyard.data.prepare import prepare
+from steelyard.data.workers import processes
 from steelyard.params import Data
 
 try:

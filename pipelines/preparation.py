@@ -11,8 +11,8 @@ from pathlib import Path
 from pipelines.output import DATASET_HOLDS, refuse_foreign_files
 from pipelines.project import read_user_file, resolved
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.decoding import processes
 from steelyard.data.prepare import prepare
+from steelyard.data.workers import processes
 from steelyard.params import Params
 from steelyard.store import ObjectStore
 

@@ -101,15 +101,16 @@ class Catalog:
         """State a fact, in place of an earlier one."""
         self.sql("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, str(value))
 
-    def list_items(self, items: Callable[[], Iterable[Item]]) -> int:
+    def list_items(self, items: Callable[[], Iterable[Item]], repeats: bool = False) -> int:
         """Take a source's list as it is now; what was decoded before and has not changed stays decoded.
 
         What could not be used before is looked at again.
 
         Args:
             items: lists the source; called again where something is gone, to see what.
+            repeats: whether one item may be listed twice, so that their number says nothing.
         """
-        if self._take(items()) < self.count("items"):
+        if self._take(items()) < self.count("items") or repeats:
             self.sql("UPDATE items SET gone = 1")
             self._take(items())
         return self.count("listed")

@@ -63,7 +63,10 @@ def resize(image_HWC: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
 
 
 def _jpeg(data: bytes, shape: Shape) -> tuple[Image.Image, tuple[int, int]] | None:
-    """Read a JPEG, upright, halved as often as it stays as large as the shape; None where Pillow should look at it."""
+    """Read a JPEG, upright, halved as often as that goes without a rest and leaves it as large as the shape.
+
+    None where Pillow should look at it.
+    """
     if not data.startswith(_JPEG):
         return None
     try:
@@ -71,12 +74,12 @@ def _jpeg(data: bytes, shape: Shape) -> tuple[Image.Image, tuple[int, int]] | No
         if width * height > MAX_PIXELS or colors not in _JPEG_COLORS:
             return None
         gap = min(height, width) / max(shape[:2])  # both ways alike, since the camera may have been turned
-        part = next((part for part in (8, 4, 2) if gap >= part), 1)
+        part = next((part for part in (8, 4, 2) if gap >= part and not width % part and not height % part), 1)
         pixels_HWC = simplejpeg.decode_jpeg(
             data, _JPEG_COLORS[colors], min_height=-(-height // part), min_width=-(-width // part), min_factor=1
         )
         image = Image.fromarray(pixels_HWC[:, :, 0] if colors == "Gray" else pixels_HWC)
-        if _EXIF in data:
+        if data.find(_EXIF, 0, 2**18) >= 0:  # behind a few other notes, of 64 KiB each at most
             image.info["exif"] = Image.open(io.BytesIO(data), formats=("JPEG",)).info.get("exif", b"")
             ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # also for warnings, and whatever Pillow raises on a damaged EXIF note

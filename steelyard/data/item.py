@@ -36,6 +36,7 @@ class Source(Protocol):
 
     parallel: bool  # whether loading is work worth sharing among processes
     remote: bool  # whether loading waits for a network
+    repeats: bool  # whether it may list an item twice
 
     def items(self) -> Iterator[Item]:
         """Yield every item, in no order that means anything.

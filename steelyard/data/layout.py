@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.decoding import Pixels
 from steelyard.data.pixels import RowFile
 from steelyard.data.shards import Shard, write_shards
+from steelyard.data.workers import Pixels
 from steelyard.store import ObjectStore
 
 BATCH = 4096

@@ -11,13 +11,13 @@ from typing import Literal
 from steelyard.data.card import write_card
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
-from steelyard.data.decoding import Job, Pixels, decode_pending, processes
 from steelyard.data.layout import Tally, move_to_shards, write_rows
 from steelyard.data.near import mark_near
 from steelyard.data.sources.choose import open_source
 from steelyard.data.sources.folders import printable
-from steelyard.data.splits import assign_splits, check_classes, check_every_class_is_everywhere
+from steelyard.data.splits import assign_splits, check_classes, check_splits
 from steelyard.data.warnings import warnings
+from steelyard.data.workers import Job, Pixels, decode_pending, processes
 from steelyard.data.workspace import workspace
 from steelyard.errors import SourceError
 from steelyard.params import Data
@@ -51,7 +51,7 @@ def prepare(
     """
     source, masks = open_source(data, store), tuple(data.masks.classes) if data.masks else ()
     with workspace(folder, _settings(data), store) as (partial, catalog):
-        listed = catalog.list_items(source.items)
+        listed = catalog.list_items(source.items, source.repeats)
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
         pixels = Pixels(partial, data.shape, masks=bool(masks))
         bad = catalog.count("quarantined")
@@ -69,8 +69,7 @@ def prepare(
         if data.near_duplicates == "remove":
             catalog.sql("UPDATE items SET split = NULL WHERE id IN (SELECT id FROM near)")
         tally = write_rows(catalog, partial, classes, data.shape, masks=bool(masks))
-        if not masks:
-            check_every_class_is_everywhere(tally.counts, given, grouped)
+        check_splits(tally.images, {} if masks else tally.counts, given, grouped)
         index = _index(data, task, classes, catalog, tally)
         write_card(partial, index, catalog)
         if index.layout == "shards":

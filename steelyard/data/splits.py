@@ -78,17 +78,26 @@ def check_classes(counts: Counts, least: int = 1) -> list[str]:
     return sorted(counts)
 
 
-def check_every_class_is_everywhere(counts: Mapping[Split, Counts], given: bool, grouped: bool) -> None:
+def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], given: bool, grouped: bool) -> None:
     """Refuse splits that can't be trained or judged on.
 
+    Args:
+        images: of each split.
+        counts: images of each class; empty for masks.
+        given: whether the source gives splits; then only training needs every class.
+        grouped: whether there are groups.
+
     Raises:
-        SourceError: a class is missing from a split; where the source gives splits, from training.
+        SourceError: a split is empty, or a class is missing from it.
     """
+    why = "; its groups are too few or too large: data.group, data.tiles" if grouped else ""
     for split in ("train",) if given else SPLITS:
-        for label, count in counts[split].items():
+        for label, count in counts.get(split, {}).items():
             if not count:
-                why = "; its groups are too few or too large: data.group" if grouped else ""
                 raise SourceError(f"data.source: class {label!r} has no images in {split}{why}")
+    for split in SPLITS:
+        if not images[split]:
+            raise SourceError(f"data.source: no images are left for {split}{why}")
 
 
 def _group_in_path(catalog: Catalog, group: str) -> str:

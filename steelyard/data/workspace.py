@@ -10,8 +10,8 @@ from pathlib import Path
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.decoding import Pixels
 from steelyard.data.shards import read_shards
+from steelyard.data.workers import Pixels
 from steelyard.errors import ArtifactError, InputError
 from steelyard.store import ObjectStore
 

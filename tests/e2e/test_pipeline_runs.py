@@ -120,6 +120,7 @@ def shown(platform: Platform, runs: Runs) -> list[Output]:
 def test_the_kubeflow_ui_has_metrics_curves_report_and_summary_each_at_its_task(shown: list[Output]) -> None:
     kinds = {(one.task, one.name, one.kind) for one in shown if one.name != "executor-logs"}
     assert {
+        ("prepare-data", "card", "system.HTML"),
         ("evaluate-candidate", "metrics", "system.Metrics"),
         ("evaluate-candidate", "classification", "system.ClassificationMetrics"),
         ("select-model", "report", "system.HTML"),

@@ -13,7 +13,7 @@ from steelyard.errors import SourceError
 class EncodedFiles:
     """What sources have in common whose items are one encoded image each."""
 
-    parallel = True
+    parallel, repeats = True, False
 
     def __init__(self, files: Files) -> None:
         self.files = files

@@ -25,7 +25,7 @@ IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
 class Pairs:
     """`images/NAME.*` with `masks/NAME.*`, or both below `train`, `validation` and `test`."""
 
-    parallel = True
+    parallel, repeats = True, False
 
     def __init__(self, files: Files, masks: Masks, tiles: Tiles | None) -> None:
         self.files, self.tiles = files, tiles

@@ -110,17 +110,17 @@ def slow_images(folder: Path, count: int = 1200) -> Path:
     return folder
 
 
-def run_until_something_is_kept(process: Process, out: Path) -> None:
-    """Wait until a run has written down what it decoded, as it does each second; a pause makes its second pass."""
-    before, images = len(decoded(out)), out.with_name(f".{out.name}.partial") / "images.npy"
-    written = images.stat().st_mtime_ns if images.exists() else 0
-    while process.poll() is None and (images.stat().st_mtime_ns if images.exists() else 0) == written:
+def run_until_something_is_kept(process: Process, out: Path, before: int) -> None:
+    """Wait until a run has written down more than `before`, as it does each second; a pause makes its second pass."""
+    images = out.with_name(f".{out.name}.partial") / "images.npy"
+    known = {file.stat().st_mtime_ns for file in (images, out / "images.npy") if file.exists()}
+    while process.poll() is None and (not images.exists() or images.stat().st_mtime_ns in known):
         time.sleep(0.005)
     with suppress(ProcessLookupError):  # where it has ended
         os.killpg(process.pid, signal.SIGSTOP)
         time.sleep(1.1)
         os.killpg(process.pid, signal.SIGCONT)
-    while process.poll() is None and len(decoded(out)) == before:
+    while process.poll() is None and len(decoded(out)) <= before:
         time.sleep(0.005)
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     for turn in range(3):
         process = start(processes, source, out)
         if turn:  # the first is killed at any moment
-            run_until_something_is_kept(process, out)
+            run_until_something_is_kept(process, out, len(kept))
         time.sleep(rng.uniform(0, 0.05 if turn else 1.0))
         process.kill()
         if process.wait() == 0:  # it was faster
@@ -160,14 +160,12 @@ def test_a_run_that_is_killed_leaves_an_earlier_result_as_it_was(tmp_path: Path,
     earlier = labelled(prepared(source, out))
     class_folders(source, 20, first=5000)
     shutil.rmtree(source / "dog")
-    slow_images(source, 800)
+    slow_images(source, 1000)
     process = start(processes, source, out)
-    run_until_something_is_kept(process, out)
+    run_until_something_is_kept(process, out, len(earlier))
     process.kill()
     assert process.wait() != 0
     assert labelled(Dataset(out)) == earlier
-    answer = result(start(processes, source, out))
-    assert (answer["content_digest"], answer["split_digest"]) == digests(prepared(source, tmp_path / "fresh"))
 
 
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -214,7 +212,6 @@ def test_a_file_that_has_changed_is_decoded_anew_and_one_that_is_gone_is_gone(
     assert "cat/5.png" not in splits(again)
 
 
-@pytest.mark.xfail(reason="lines are counted, not images: catalog.list_items", strict=True)
 def test_a_line_that_is_gone_is_noticed_where_another_comes_twice(tmp_path: Path) -> None:
     lines = [f"{number}.png,{number % 2}\n" for number in range(20)]
     for number in range(20):
@@ -266,21 +263,16 @@ def test_what_was_decoded_before_an_error_is_not_decoded_again(tmp_path: Path) -
 def test_an_error_leaves_an_earlier_result_as_it_was(tmp_path: Path, changed: int) -> None:
     source = class_folders(tmp_path / "source", 20)
     earlier = labelled(prepared(source, tmp_path / "out"))
-    for path in [
-        row.path for row in rows(Dataset(tmp_path / "out")) if row.row is not None and row.row >= 40 - changed
-    ]:
-        save(source / path, noise(5000 + hash(path) % 1000))
+    last = {row.path for row in rows(Dataset(tmp_path / "out")) if row.row is not None and row.row >= 40 - changed}
+    for number, path in enumerate(last):
+        save(source / path, noise(5000 + number))
     (source / "cat" / "broken.png").write_bytes(b"no image")
     with pytest.raises(SourceError, match=r"data\.max_quarantined"):
         prepared(source, tmp_path / "out")
     assert labelled(Dataset(tmp_path / "out")) == earlier
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [LAYOUTS["arrays"], LAYOUTS["shards"]],
-    ids=["arrays", "shards"],
-)
+@pytest.mark.parametrize("layout", [LAYOUTS["arrays"], LAYOUTS["shards"]], ids=["arrays", "shards"])
 @pytest.mark.parametrize("why", ["gone for a time", "left out for a time"])
 def test_an_image_that_comes_back_has_its_pixels(tmp_path: Path, layout: dict[str, str], why: str) -> None:
     source = tmp_path / "source"

@@ -420,10 +420,9 @@ def test_a_raster_that_is_none_is_quarantined(tmp_path: Path, kind: str) -> None
     assert reasons(dataset) == {"images/1.tif": "is no raster, or its mask is none"}
 
 
-@pytest.mark.xfail(reason="only labels are looked for in every split", strict=True)
 def test_images_that_can_t_be_split_are_told_of(tmp_path: Path) -> None:
-    dataset = run(maps(tmp_path / "source", [(60, 60)]), tmp_path / "out", tiles={"size": SIDE, "overlap": 2})
-    assert [said for said in dataset.index.warnings if "validation" in said and "test" in said]
+    with pytest.raises(SourceError, match=r"no images are left for validation; its groups are too few or too large"):
+        run(maps(tmp_path / "source", [(60, 60)]), tmp_path / "out", tiles={"size": SIDE, "overlap": 2})
 
 
 def test_a_raster_that_was_cut_short_is_quarantined(tmp_path: Path) -> None:
