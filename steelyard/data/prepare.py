@@ -51,17 +51,8 @@ def prepare(
     """
     source, masks = open_source(data, store), tuple(data.masks.classes) if data.masks else ()
     with workspace(folder, _settings(data), store) as (partial, catalog):
-        listed = catalog.list_items(source.items, source.repeats)
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
-        pixels = Pixels(partial, data.shape, masks=bool(masks))
-        bad = catalog.count("quarantined")
-        with closing(decode_pending(job, catalog, workers or processes())) as decoding:
-            for more in decoding:
-                if (bad := bad + more) > data.max_quarantined * listed:
-                    break
-        _refuse_too_many(catalog, listed, data.max_quarantined)
-        pixels.close(catalog.next_row())
-        catalog.finish()
+        _decode(job, catalog, data.max_quarantined, workers or processes())
         given = catalog.count("kept", "given <> ''") > 0
         classes = masks or tuple(check_classes(_distinct(catalog), least=1 if given else len(SPLITS)))
         grouped = assign_splits(catalog, data.split, data.group)
@@ -88,6 +79,20 @@ def _settings(data: Data) -> str:
     """Return what decides the pixels: where it changed, nothing that was decoded is of use."""
     chosen = data.model_dump(mode="json", include={"source", "root", "masks", "tiles"})
     return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER}, sort_keys=True)
+
+
+def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
+    """List the source and decode what is new; stop where too much of it is bad."""
+    listed = catalog.list_items(job.source.items, job.source.repeats)
+    pixels = Pixels(job.folder, job.shape, masks=job.classes > 0)
+    bad = catalog.count("quarantined")
+    with closing(decode_pending(job, catalog, workers)) as decoding:
+        for more in decoding:
+            if (bad := bad + more) > allowed * listed:
+                break
+    _refuse_too_many(catalog, listed, allowed)
+    pixels.close(catalog.next_row())
+    catalog.finish()
 
 
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:

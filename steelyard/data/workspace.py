@@ -93,7 +93,7 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
     """
     for name in ("thumbs.npy", *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
         if (dataset.folder / name).exists():
-            os.link(dataset.folder / name, partial / name)
+            _share(dataset.folder / name, partial / name)
     if dataset.index.layout == "shards":
         pixels = Pixels(partial, dataset.index.image_shape, masks=dataset.index.task == "segmentation")
         for split in SPLITS:
@@ -107,6 +107,13 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
         catalog.sql("UPDATE items SET row = NULL WHERE split IS NULL OR id NOT IN (SELECT id FROM kept)")
         catalog.close()
     copy.rename(partial / CATALOG)
+
+
+def _share(file: Path, other: Path) -> None:
+    try:
+        os.link(file, other)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, other)
 
 
 def _replace(folder: Path, partial: Path) -> None:

@@ -7,8 +7,10 @@ from safetensors.torch import load_file
 
 from steelyard.bundle import WEIGHTS_FILE, Epoch, ModelBundle, sha256
 from steelyard.data.dataset import Dataset
+from steelyard.data.prepare import prepare
 from steelyard.errors import DoesNotFit, ExportDiffers, OutOfDeviceMemory, TrainingDiverged
-from steelyard.params import Candidate, Training
+from steelyard.evaluation.evaluate import EVALUATED
+from steelyard.params import Candidate, Params, Training
 from steelyard.training import export as exporting
 from steelyard.training.export import export
 from steelyard.training.run_key import run_key
@@ -26,6 +28,19 @@ def test_training_learns_and_is_watched(candidate: Candidate, dataset: Dataset) 
     assert tuple(seen) == trained.history
     assert seen[-1].validation_accuracy > 0.9 > seen[0].validation_accuracy
     assert trained.best_epoch == min(seen, key=lambda epoch: epoch.validation_loss).epoch
+
+
+def test_training_streams_from_shards_and_the_answers_are_those_from_arrays(
+    candidate: Candidate, dataset: Dataset, params: Params, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    shards = prepare(params.data.model_copy(update={"layout": "shards"}), params.task, tmp_path / "dataset")
+    assert shards.ref == dataset.ref
+    trained = train(_with(candidate, epochs=6, learning_rate=0.01), shards, lambda epoch: None)
+    assert trained.history[-1].validation_accuracy > 0.9
+    for split in EVALUATED:
+        from_shards, from_arrays = (bundle.predict_each(one.batches(split, 64)) for one in (shards, dataset))
+        assert (from_shards.probabilities_NC == from_arrays.probabilities_NC).all()
+        assert (shards.labels_N(split) == dataset.labels_N(split)).all()
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(candidate: Candidate, dataset: Dataset) -> None:
