@@ -230,7 +230,8 @@ def test_submit_tells_why_a_task_failed_and_how_to_see_its_log(platform: Platfor
     assert runs.submitted.returncode == 2
     *_, failed, command, end = said.strip().splitlines()
     run_id = end.split()[2]
-    assert failed == "prepare-data failed: wrong input: s3://mlpipeline/nothing: holds no objects"
+    problem = "data.source: 's3://mlpipeline/nothing' is empty: it needs one folder per class, with images in it"
+    assert failed == f"prepare-data failed: wrong input: {problem}"
     assert end == f"error: run {run_id} ended as FAILED"
-    assert "steelyard: error: s3://mlpipeline/nothing: holds no objects" in kubectl(*command.split()[1:])
+    assert f"steelyard: error: {problem}" in kubectl(*command.split()[1:])
     assert [task.phase for task in tasks(platform, run_id, "prepare-data")] == ["Failed"] * 3
