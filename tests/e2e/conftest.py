@@ -61,7 +61,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield platform
         services = kubectl("-n", SERVING, "get", "inferenceservices", "-o=name").split()
         for service in (one for one in services if one.partition("/")[2].startswith("e2e-")):
-            kubectl("-n", SERVING, "delete", service, "--wait")
+            kubectl("-n", SERVING, "delete", service, "--wait", "--ignore-not-found")
         _forget_models(platform)
         for run_id in platform.started:
             client.delete_run(run_id)
