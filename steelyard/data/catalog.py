@@ -7,6 +7,7 @@ that has grown decodes what is new.
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from steelyard.data.item import Item
 
 KEY_NAMES = ("key0", "key1", "key2", "key3")  # of near-duplicates
 CACHE_MIB = 64
-_SCHEMA = f"""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
@@ -71,7 +72,7 @@ class Catalog:
     def __init__(self, file: Path) -> None:
         self._connection = sqlite3.connect(file, isolation_level=None)
         self._connection.executescript(_SETTINGS)
-        self._connection.executescript(_SCHEMA)
+        self._connection.executescript(SCHEMA)
         self._connection.executescript(_VIEWS)
 
     def close(self) -> None:
@@ -161,6 +162,16 @@ class Catalog:
         """Return the first row of the pixel files that no item uses, here or in an earlier result that shares them."""
         used = self.sql("SELECT COALESCE(MAX(row) + 1, 0) FROM items").fetchone()[0]
         return max(int(used), int(self.fact("rows") or 0))
+
+
+def settings_of(file: Path) -> str | None:
+    """Return the settings that a catalog was made with; None where there is none that can be read."""
+    if not file.exists():
+        return None
+    with closing(sqlite3.connect(file)) as connection, suppress(sqlite3.Error):
+        found = connection.execute("SELECT value FROM facts WHERE name = 'settings'").fetchone()
+        return None if found is None else str(found[0])
+    return None
 
 
 def _item(path: bytes, part: int, label: str, version: str, mask: bytes) -> Item:

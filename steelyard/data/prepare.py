@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from steelyard.data.card import write_card
-from steelyard.data.catalog import Catalog
+from steelyard.data.catalog import SCHEMA, Catalog
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
 from steelyard.data.layout import Tally, move_to_shards, write_rows
 from steelyard.data.near import mark_near
@@ -76,9 +76,9 @@ def prepare(
 
 
 def _settings(data: Data) -> str:
-    """Return what decides the pixels: where it changed, nothing that was decoded is of use."""
+    """Return what decides the pixels and how they are kept: where it changed, nothing from before is of use."""
     chosen = data.model_dump(mode="json", include={"source", "root", "masks", "tiles"})
-    return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER}, sort_keys=True)
+    return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER, "catalog": SCHEMA}, sort_keys=True)
 
 
 def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from steelyard.data.catalog import Catalog
+from steelyard.data.catalog import Catalog, settings_of
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.shards import read_shards
 from steelyard.data.workers import Pixels
@@ -33,9 +33,9 @@ def workspace(folder: Path, settings: str, store: ObjectStore | None) -> Iterato
     partial = folder.with_name(f".{folder.name}.partial")
     lock = _locked(partial, folder)
     try:
-        if _settings(partial) != settings or not (partial / "images.npy").exists():
+        if settings_of(partial / CATALOG) != settings or not (partial / "images.npy").exists():
             _empty(partial)
-            if _settings(folder) == settings:
+            if settings_of(folder / CATALOG) == settings:
                 with suppress(ArtifactError):
                     _begin_with(partial, Dataset(folder, store))
         catalog = Catalog(partial / CATALOG)
@@ -68,16 +68,6 @@ def _locked(partial: Path, folder: Path) -> int:
         if time.monotonic() > deadline:
             raise InputError(f"{folder}: is being prepared by another process") from None
         time.sleep(0.1)
-
-
-def _settings(folder: Path) -> str | None:
-    if not (folder / CATALOG).exists():
-        return None
-    catalog = Catalog(folder / CATALOG)
-    try:
-        return catalog.fact("settings")
-    finally:
-        catalog.close()
 
 
 def _empty(folder: Path) -> None:

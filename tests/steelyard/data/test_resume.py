@@ -445,3 +445,16 @@ def test_the_order_of_training_is_drawn_and_has_each_image_once(tmp_path: Path, 
     generator = np.random.default_rng(0)
     first, second = ([images for images, _ in dataset.batches("train", 64, generator)] for _ in range(2))
     assert not np.array_equal(first[0], second[0])  # of two epochs
+
+
+@pytest.mark.parametrize("content", [b"", b"no database" * 100, None], ids=["empty", "damaged", "of another version"])
+def test_a_catalog_that_can_t_be_used_is_made_anew(tmp_path: Path, content: bytes | None) -> None:
+    source = class_folders(tmp_path / "source")
+    first = digests(prepared(source, tmp_path / "out"))
+    catalog = tmp_path / "out" / "catalog.sqlite"
+    if content is not None:
+        catalog.write_bytes(content)
+    else:
+        with closing(sqlite3.connect(catalog)) as connection:
+            connection.executescript("DROP TABLE items; CREATE TABLE items (id); UPDATE facts SET value = '{}'")
+    assert digests(prepared(source, tmp_path / "out")) == first
