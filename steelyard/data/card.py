@@ -3,7 +3,6 @@
 However many images there are, it looks at a few of them and lets the catalog count the others.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, DatasetIndex, Split
+from steelyard.data.files import place
 from steelyard.data.pictures import TINY, colour, picture, tinted
-from steelyard.data.sources.folders import printable
 from steelyard.page import environment
 
 TEMPLATE = "card.html.jinja"
@@ -153,8 +152,7 @@ def _pairs(folder: Path, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
     images_NHWC = np.load(folder / "images.npy", mmap_mode="r")
 
     def shown(row: int, path: bytes, part: int, label: str, split: Split | None) -> Shown:
-        place = printable(os.fsdecode(path)) + (f"#{part}" if part else "")
-        return Shown(picture=picture(images_NHWC[row], PAIR_SIDE), place=place, label=label, split=split)
+        return Shown(picture=picture(images_NHWC[row], PAIR_SIDE), place=place(path, part), label=label, split=split)
 
     for pair in catalog.sql(_PAIRS, PAIRS):
         yield shown(*pair[:5]), shown(*pair[5:])

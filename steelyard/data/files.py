@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
@@ -66,6 +67,17 @@ def files_at(address: str, store: ObjectStore | None) -> Files:
     if not folder.is_dir():
         raise SourceError(f"data.source: {address!r} is no existing folder")
     return LocalFiles(str(folder))
+
+
+@lru_cache(maxsize=1024)  # the folders of an image are those of thousands
+def printable(path: str) -> str:
+    """Return a path as text, with bytes that are not UTF-8 as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def place(path: bytes, part: int) -> str:
+    """Return where an item is, for people: its path and, of a file that holds several, which."""
+    return printable(os.fsdecode(path)) + (f"#{part}" if part else "")
 
 
 @dataclass(frozen=True, slots=True)

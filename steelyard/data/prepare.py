@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -11,10 +10,10 @@ from typing import Literal
 from steelyard.data.card import write_card
 from steelyard.data.catalog import SCHEMA, Catalog
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
+from steelyard.data.files import place
 from steelyard.data.layout import Tally, move_to_shards, write_rows
 from steelyard.data.near import mark_near
 from steelyard.data.sources.choose import open_source
-from steelyard.data.sources.folders import printable
 from steelyard.data.splits import assign_splits, check_classes, check_splits
 from steelyard.data.warnings import warnings
 from steelyard.data.workers import Job, Pixels, decode_pending, processes
@@ -101,7 +100,7 @@ def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
         path, part, problem = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part").fetchone()
         raise SourceError(
             f"data.max_quarantined: {bad} of {listed} images are unreadable, more than the allowed "
-            f"share of {allowed:g}; the first: {_place(path, part)}: {problem}"
+            f"share of {allowed:g}; the first: {place(path, part)}: {problem}"
         )
 
 
@@ -121,7 +120,7 @@ def _index(data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, ta
         split_digest=tally.split_digest,
         images={split: tally.images[split] for split in SPLITS},
         counts={split: dict(tally.counts[split]) for split in SPLITS},
-        quarantined=tuple(Quarantined(path=_place(path, part), reason=why) for path, part, why in quarantined),
+        quarantined=tuple(Quarantined(path=place(path, part), reason=why) for path, part, why in quarantined),
         duplicates=tally.duplicates,
         conflicting_labels=tally.conflicts,
         near_duplicates=near,
@@ -129,10 +128,6 @@ def _index(data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, ta
         warnings=tuple(warnings(catalog, tally, data)),
         layout=_layout(data, tally),
     )
-
-
-def _place(path: bytes, part: int) -> str:
-    return printable(os.fsdecode(path)) + (f"#{part}" if part else "")
 
 
 def _layout(data: Data, tally: Tally) -> Literal["arrays", "shards"]:

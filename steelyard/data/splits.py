@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.sources.folders import printable
+from steelyard.data.files import printable
 from steelyard.errors import SourceError
 from steelyard.params import Split as Shares
 
 STRICTNESS = ("", "train", "validation", "test")  # the last keeps what is found in two splits
 
-_STRICTEST = f"MAX(CASE given {' '.join(f'WHEN {split!r} THEN {n}' for n, split in enumerate(STRICTNESS))} END)"
+_RANKS = " ".join(f"WHEN '{split}' THEN {rank}" for rank, split in enumerate(STRICTNESS))
+STRICTNESS_OF = f"CASE {{}} {_RANKS} END"  # SQL, for a column
+_STRICTEST = f"MAX({STRICTNESS_OF.format('given')})"
 
 Counts = Mapping[str, int]
 

@@ -19,7 +19,7 @@ def warnings(catalog: Catalog, tally: Tally, data: Data) -> Iterator[str]:
     near = catalog.count("near")
     if near and data.near_duplicates == "report":
         yield (
-            f"leakage: of the images in train or validation, {near} have a near-duplicate in a stricter split; "
+            f"leakage: near-duplicates in a stricter split of images in train or validation: {near}; "
             "data.near_duplicates: remove leaves them out"
         )
     if tally.conflicts:

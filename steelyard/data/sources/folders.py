@@ -1,11 +1,9 @@
 """One folder for each class, with or without folders for the splits above them."""
 
-import os
 from collections.abc import Iterator
-from functools import lru_cache
 
 from steelyard.data.decode import decode_sized
-from steelyard.data.files import Entry, Files, RemoteFiles
+from steelyard.data.files import Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape
 from steelyard.errors import SourceError
 
@@ -52,9 +50,3 @@ def _splits(files: Files) -> dict[str, str]:
     tops = set(files.folders())
     given = {name: SPLIT_NAMES[name.lower()] for name in tops if name.lower() in SPLIT_NAMES}
     return given if len(given) == len(tops) > 1 and "train" in given.values() else {}
-
-
-@lru_cache(maxsize=1024)  # the folders of an image are those of thousands
-def printable(path: str) -> str:
-    """Return a path as text, with bytes that are not UTF-8 as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.decode import decode_sized, resize
-from steelyard.data.files import Entry, Files, RemoteFiles
+from steelyard.data.files import Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape
-from steelyard.data.sources.folders import printable
 from steelyard.errors import MissingExtra, SourceError, UnreadableImage
 from steelyard.params import Masks, Tiles
 
+CACHE_MIB = 64  # of decoded blocks, in each process: tiles side by side share a row of them
 IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
 
 
@@ -192,7 +192,8 @@ class _Windows:
         rows = (top, min(top + self._tiles.size, image.height))
         window = (rows, (left, min(left + self._tiles.size, image.width)))
         try:
-            pixels, values = image.read(window=window), mask.read(window=window)
+            with _gdal():
+                pixels, values = image.read(window=window), mask.read(window=window)
         except Exception:  # rasterio's own errors, of which it has many
             raise UnreadableImage("is damaged or cut short") from None
         pixels_HWC = _as_bytes(np.moveaxis(pixels[: 3 if len(pixels) >= 3 else 1], 0, 2))
@@ -221,13 +222,19 @@ class _Windows:
         return f"{self._files.address}/{path}"
 
 
-def _raster_pages(place: Any) -> list[Any]:
+def _gdal() -> Any:
+    """Return the context that GDAL works in: its cache would else take a twentieth of the machine's memory."""
     try:
         import rasterio
     except ImportError:
         raise MissingExtra("rasterio", "rasters") from None
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_MIB)
 
-    with warnings.catch_warnings():
+
+def _raster_pages(place: Any) -> list[Any]:
+    with _gdal(), warnings.catch_warnings():
+        import rasterio
+
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # nor need it be
         try:
             first = rasterio.open(place)

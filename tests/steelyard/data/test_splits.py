@@ -282,7 +282,7 @@ def test_near_duplicates_across_splits_are_counted_and_can_be_left_out_of_the_le
     leak = [
         said
         for said in dataset.index.warnings
-        if said.startswith("leakage: of the images in train or validation, 20 have")
+        if said.startswith("leakage: near-duplicates in a stricter split of images in train or validation: 20;")
     ]
     removed = {path for path, split in found.items() if split is None}
     assert (removed, len(leak)) == ((set(copies), 0) if decision == "remove" else (set(), 1))
