@@ -22,6 +22,7 @@ def measure_latency(
     from steelyard.bundle import ModelBundle, read_failure
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.evaluation.latency import measure_times, with_times
+    from steelyard.evaluation.memory import peak_memory_mib
     from steelyard.evaluation.scorecard import Scorecard
 
     with task() as runtime:
@@ -30,5 +31,7 @@ def measure_latency(
         alive = {bundle.index.candidate: bundle for bundle in opened}
         times = measure_times(alive, PreparedDataset(Path(dataset.path), runtime.store))
         for card in cards:
-            complete = with_times(card, times[card.candidate]) if card.candidate in times else card
-            complete.write(Path(measured.path) / card.candidate)
+            name = card.candidate
+            timed = name in times
+            complete = with_times(card, times[name], peak_memory_mib(alive[name])) if timed else card
+            complete.write(Path(measured.path) / name)

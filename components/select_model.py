@@ -36,12 +36,13 @@ def select_model(
     from steelyard.bundle import ModelBundle, read_failure
     from steelyard.contract import Contract
     from steelyard.selection.outcome import write_outcome
-    from steelyard.selection.select import read_scorecards, select
+    from steelyard.selection.publish import choose
+    from steelyard.selection.select import read_scorecards
     from steelyard.store import read_text
 
     with task() as runtime:
         scorecards = read_scorecards(Path(measured.path).iterdir())
-        chosen = select(scorecards, Contract.from_yaml(read_text(contract, runtime.store)))
+        chosen = choose(scorecards, Contract.from_yaml(read_text(contract, runtime.store)))
         write_outcome(chosen, scorecards, Path(selection.path))
         for name, page in (("report.html", report), ("summary.md", summary)):
             shutil.copyfile(Path(selection.path) / name, page.path)

@@ -2,6 +2,9 @@
 
 from kfp.dsl import ClassificationMetrics, Metrics
 
+from steelyard.evaluation.answers import SplitOutputs
+from steelyard.evaluation.metrics import confusion
+from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
 
 
@@ -13,10 +16,12 @@ def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationM
         return
     for name, measured in {**index.validation, **index.model}.items():
         metrics.log_metric(name, measured.value)
-    classification.log_confusion_matrix(list(index.classes), [list(row) for row in index.confusion["validation"]])
-    if index.roc:
-        hardest = min(index.roc, key=lambda name: index.validation[f"f1[{name}]"].value)
-        curve = index.roc[hardest]
+    answers = scorecard.answered("validation")
+    if not isinstance(answers, SplitOutputs):
+        return
+    classification.log_confusion_matrix(list(index.classes), confusion(answers).tolist())
+    if curves := roc_curves(answers, index.classes):
+        curve = curves[min(curves, key=lambda name: index.validation[f"f1[{name}]"].value)]
         classification.log_roc_curve(
             list(curve.false_positive_rate), list(curve.true_positive_rate), list(curve.threshold)
         )

@@ -142,12 +142,13 @@ def _select(options: argparse.Namespace) -> int:
     from pipelines.project import read_user_file
     from steelyard.contract import Contract
     from steelyard.selection.outcome import write_outcome
-    from steelyard.selection.select import read_scorecards, select
+    from steelyard.selection.publish import choose
+    from steelyard.selection.select import read_scorecards
 
     refuse_foreign_files(options.output, SELECTION_HOLDS)
     contract = Contract.from_yaml(read_user_file(options.contract), str(options.contract))
     scorecards = read_scorecards(options.scorecards)
-    selection = select(scorecards, contract)
+    selection = choose(scorecards, contract)
     write_outcome(selection, scorecards, options.output)
     _say(f"report: {options.output / 'report.html'}")
     print((options.output / "selection.json").read_text(encoding="utf-8") if options.json else selection.why)

@@ -7,8 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
+from zipfile import BadZipFile
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from steelyard.errors import ArtifactError
@@ -64,6 +67,19 @@ class Index(Record):
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise ArtifactError(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """Read an .npz file without pickles.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ArtifactError(f"{file}: {error}") from None
 
 
 @contextmanager

@@ -33,6 +33,12 @@ class Preference(Strict):
         """The hard limit, in the metric's unit."""
         return float(_LIMIT.fullmatch(self.must)[2]) if self.must else None  # type: ignore[index]
 
+    def met_by(self, value: float) -> bool:
+        """Whether the hard limit, if there is one, allows a value."""
+        if self.must is None or self.limit is None:
+            return True
+        return value >= self.limit if self.must.startswith(">=") else value <= self.limit
+
     @field_validator("must")
     @classmethod
     def _is_a_limit(cls, must: str | None) -> str | None:
@@ -56,11 +62,19 @@ def _dns_label(name: str) -> str:
 
 
 class Contract(Strict):
-    """What one client needs: hard limits, preferences, and the difference in utility that leaves it indifferent."""
+    """What one client needs: hard limits, preferences, and the differences in utility that count for nothing.
+
+    A candidate at most `epsilon` below the best is as good as the best, so that its cost decides; whoever serves now is
+    replaced only by what is better by more than `switching_margin`. Times are those of `hardware_class`, whose
+    `price_per_hour` turns them into cost.
+    """
 
     client: Annotated[str, AfterValidator(_dns_label)]
     metrics: dict[str, Preference]
     epsilon: float = Field(default=0.01, ge=0, lt=1)
+    switching_margin: float = Field(default=0.01, ge=0, lt=1)
+    hardware_class: str | None = None
+    price_per_hour: float | None = Field(default=None, gt=0)
 
     @classmethod
     def from_yaml(cls, text: str, file: str = "contract") -> Self:
@@ -83,12 +97,28 @@ class Contract(Strict):
                 problem = f"there is no class {label!r}{nearest(label, list(classes))}"
                 raise InvalidFile(file, problem, f"metrics.{name}")
 
+    def check_task(self, task: str, file: str = "contract") -> None:
+        """Refuse a metric that images of another task are measured by.
+
+        Raises:
+            InvalidFile: names the metric.
+        """
+        for name in self.metrics:
+            if metric(name).task not in (task, None):
+                raise InvalidFile(
+                    file, f"is a metric of {metric(name).task}, and the task is {task}", f"metrics.{name}"
+                )
+
     @model_validator(mode="after")
     def _is_usable(self) -> Self:
         for name, preference in self.metrics.items():
             _check(name, preference)
         if not any(preference.weight for preference in self.metrics.values()):
             raise ValueError("metrics: at least one weight must be above 0")
+        if "images_per_dollar" in self.metrics and self.price_per_hour is None:
+            raise ValueError(
+                "metrics.images_per_dollar: needs price_per_hour, in dollars, of the hardware that answers"
+            )
         return self
 
 

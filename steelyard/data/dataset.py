@@ -24,6 +24,12 @@ class DatasetRef(Record):
 
     content_digest: str
     split_digest: str
+    evaluation_digest: str = ""
+
+    @property
+    def evaluated_on(self) -> str:
+        """What two Scorecards must agree in to be compared."""
+        return self.evaluation_digest or f"{self.content_digest} {self.split_digest}"
 
 
 class Quarantined(Record):
@@ -42,6 +48,7 @@ class DatasetIndex(Index):
     source: str
     content_digest: str
     split_digest: str
+    evaluation_digest: str
     images: dict[Split, int]
     counts: dict[Split, dict[str, int]]  # images of each class; of masks: pixels
     quarantined: tuple[Quarantined, ...] = ()
@@ -78,7 +85,11 @@ class Dataset:
     @property
     def ref(self) -> DatasetRef:
         """Its digests."""
-        return DatasetRef(content_digest=self.index.content_digest, split_digest=self.index.split_digest)
+        return DatasetRef(
+            content_digest=self.index.content_digest,
+            split_digest=self.index.split_digest,
+            evaluation_digest=self.index.evaluation_digest,
+        )
 
     @property
     def card(self) -> Path:

@@ -39,6 +39,7 @@ class Tally:
     conflicts: int = 0
     content_digest: str = ""
     split_digest: str = ""
+    evaluation_digest: str = ""
 
 
 def write_rows(catalog: Catalog, folder: Path, classes: tuple[str, ...], shape: tuple[int, ...], masks: bool) -> Tally:
@@ -49,7 +50,7 @@ def write_rows(catalog: Catalog, folder: Path, classes: tuple[str, ...], shape: 
     """
     tally = Tally({split: Counter(dict.fromkeys(classes, 0)) for split in SPLITS})
     files = {split: _Files(folder / split, classes, masks) for split in SPLITS}
-    content, splits = (hashlib.sha256(f"{shape}\n".encode()) for _ in range(2))
+    content, splits, evaluation = (hashlib.sha256(f"{shape}\n".encode()) for _ in range(3))
     last = _Row("train", -1, b"", "", "", None)
     conflict = False
     for batch in _rows_in_use(catalog):
@@ -60,7 +61,10 @@ def write_rows(catalog: Catalog, folder: Path, classes: tuple[str, ...], shape: 
                 tally.conflicts, conflict = tally.conflicts + 1, True
             conflict, last = conflict and same, row
             content.update(f"{row.truth}:{row.digest.hex()}\n".encode())
-            splits.update(f"{row.split}:{row.truth}:{row.digest.hex()}\n".encode())
+            line = f"{row.split}:{row.truth}:{row.digest.hex()}\n".encode()
+            splits.update(line)
+            if row.split != "train":
+                evaluation.update(line)
         for split, file in files.items():
             chosen = [row for row in batch if row.split == split]
             file.add(chosen)
@@ -69,6 +73,7 @@ def write_rows(catalog: Catalog, folder: Path, classes: tuple[str, ...], shape: 
     for file in files.values():
         file.close()
     tally.content_digest, tally.split_digest = content.hexdigest(), splits.hexdigest()
+    tally.evaluation_digest = evaluation.hexdigest()
     return tally
 
 

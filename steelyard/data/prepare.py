@@ -118,6 +118,7 @@ def _index(data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, ta
         source=data.source,
         content_digest=tally.content_digest,
         split_digest=tally.split_digest,
+        evaluation_digest=tally.evaluation_digest,
         images={split: tally.images[split] for split in SPLITS},
         counts={split: dict(tally.counts[split]) for split in SPLITS},
         quarantined=tuple(Quarantined(path=place(path, part), reason=why) for path, part, why in quarantined),

@@ -1,38 +1,53 @@
-"""One-sided 95 % bounds, on the side that is unfavourable to the candidate."""
+"""One-sided 95 % bounds of quality metrics, on the side that is unfavourable to the candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.evaluation.metrics import Floats, confusion, quality, quality_names, surprise
-from steelyard.evaluation.scorecard import Measurement, SplitOutputs
-from steelyard.metrics import metric
+from steelyard.evaluation.answers import Answers, MaskCounts, SplitOutputs
+from steelyard.evaluation.measurement import LEVEL, Measurement
+from steelyard.evaluation.metrics import (
+    Contributions,
+    Floats,
+    Sums,
+    combine,
+    confusion,
+    contributions,
+    quality,
+    surprise,
+)
+from steelyard.metrics import class_of, metric, rank_of
 
-LEVEL = 0.95
 DRAWS = 10_000
 
 
-def measure_quality(outputs: SplitOutputs, classes: Sequence[str], seed: int = 0) -> dict[str, Measurement]:
-    """Measure every quality metric of a split.
+def measure_quality(
+    answers: Answers, classes: Sequence[str], names: Collection[str], seed: int = 0
+) -> dict[str, Measurement]:
+    """Measure quality metrics of a split.
 
-    Proportions (accuracy, and precision, recall and false-positive rate of a class) have exact bounds (Clopper &
-    Pearson 1934). F1 of a class rises with precision and recall: its bound is the F1 of their exact bounds at half
-    the error each (Bonferroni). The macro means, ROC AUC and log-loss are sums of what each image loses, and are
-    bounded as directly standardised rates are (see `_loss_bound`).
+    Proportions (accuracy, top-K accuracy, and precision, recall and false-positive rate of a class) have exact bounds
+    (Clopper & Pearson 1934); the smallest of those of the recalls bounds the smallest recall. F1 of a class rises with
+    precision and recall: its bound is the F1 of their exact bounds at half the error each (Bonferroni). The macro
+    means, ROC AUC and log-loss are sums of what each image loses, and are bounded as directly standardised rates are
+    (see `_loss_bound`). Calibration error and overlaps of masks are ratios of sums over images, and are bounded by
+    leaving out one image at a time (see `_jackknife_bound`).
 
     Args:
-        outputs: probabilities and labels of the split.
+        answers: what a candidate said of the split's images, with the truth.
         classes: their names.
+        names: of the metrics.
         seed: of the draws behind the bounds of sums.
     """
-    names = quality_names(classes)
-    values = quality(outputs, classes, np.ones((1, len(outputs.labels_N))), names)
-    bounds = _exact(outputs, classes) | _sums(outputs, seed)
-    return {
-        name: Measurement(value=float(values[name][0]), bound=float(bounds[name]), unit=metric(name).unit)
-        for name in names
-    }
+    values = quality(answers, classes, np.ones((1, len(answers.labels_N))), names)
+    matrix = confusion(answers) if isinstance(answers, SplitOutputs) else None
+    measured = {}
+    for name in names:
+        value, bound = float(values[name][0]), _bound(name, answers, matrix, classes, seed)
+        bound = min(bound, value) if metric(name).higher_is_better else max(bound, value)  # rounding may swap them
+        measured[name] = Measurement(value=value, bound=bound, unit=metric(name).unit)
+    return measured
 
 
 def proportion_bound(hits: int, of: int, upper: bool, level: float = LEVEL) -> float:
@@ -44,37 +59,33 @@ def proportion_bound(hits: int, of: int, upper: bool, level: float = LEVEL) -> f
     return 0.0 if hits <= 0 else float(beta.ppf(1 - level, hits, of - hits + 1))
 
 
-def quantile_bound(samples: NDArray[np.float64], quantile: float) -> float:
-    """Return an upper 95 % bound of a quantile by order statistics, free of any distribution.
-
-    Args:
-        samples: independent measurements.
-        quantile: in (0, 1).
-
-    Raises:
-        ValueError: too few samples: the largest of n is such a bound only where 1 - quantile ** n >= 0.95.
-    """
-    from scipy.stats import binom
-
-    rank = int(binom.ppf(LEVEL, len(samples), quantile)) + 1
-    if rank > len(samples):
-        needed = int(np.ceil(np.log(1 - LEVEL) / np.log(quantile)))
-        raise ValueError(f"a bound of the {quantile:g} quantile needs at least {needed} samples, not {len(samples)}")
-    return float(np.sort(samples)[rank - 1])
+def _bound(name: str, answers: Answers, matrix: NDArray[np.int64] | None, classes: Sequence[str], seed: int) -> float:
+    if isinstance(answers, MaskCounts) or matrix is None or name == "expected_calibration_error":
+        return _jackknife_bound(name, answers, classes)
+    if name in _SUMS:
+        random = np.random.default_rng(seed)
+        unseen_D = random.exponential(size=DRAWS)
+        return _SUMS[name](answers, unseen_D, random)
+    if rank := rank_of(name):
+        top = contributions(answers, [name]).overall[f"top_{rank}_accuracy"]
+        return proportion_bound(int(top.sum()), len(top), upper=False)
+    return _exact(name, matrix, classes)
 
 
-def _exact(outputs: SplitOutputs, classes: Sequence[str]) -> dict[str, float]:
-    matrix = confusion(outputs)
-    total, hits = int(matrix.sum()), matrix.diagonal()
-    actual, predicted = matrix.sum(1), matrix.sum(0)
-    bounds = {"accuracy": proportion_bound(int(hits.sum()), total, upper=False)}
-    for c, name in enumerate(classes):
-        bounds[f"precision[{name}]"] = proportion_bound(int(hits[c]), int(predicted[c]), upper=False)
-        bounds[f"recall[{name}]"] = proportion_bound(int(hits[c]), int(actual[c]), upper=False)
-        wrong = int(predicted[c] - hits[c])
-        bounds[f"false_positive_rate[{name}]"] = proportion_bound(wrong, int(total - actual[c]), upper=True)
-        bounds[f"f1[{name}]"] = _f1_bound(int(hits[c]), int(predicted[c]), int(actual[c]))
-    return bounds
+def _exact(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> float:
+    hits_C, actual_C, predicted_C = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    if name == "accuracy":
+        return proportion_bound(int(hits_C.sum()), int(matrix.sum()), upper=False)
+    if name == "worst_class_recall":
+        counted = zip(hits_C.tolist(), actual_C.tolist(), strict=True)
+        return min(proportion_bound(hits, actual, upper=False) for hits, actual in counted if actual)
+    c = list(classes).index(str(class_of(name)))
+    hits, actual, predicted = int(hits_C[c]), int(actual_C[c]), int(predicted_C[c])
+    if name.startswith("f1"):
+        return _f1_bound(hits, predicted, actual)
+    if name.startswith("false_positive_rate"):
+        return proportion_bound(predicted - hits, int(matrix.sum()) - actual, upper=True)
+    return proportion_bound(hits, actual if name.startswith("recall") else predicted, upper=False)
 
 
 def _f1_bound(hits: int, predicted: int, actual: int) -> float:
@@ -84,22 +95,32 @@ def _f1_bound(hits: int, predicted: int, actual: int) -> float:
     return 2 * precision * recall / (precision + recall) if hits else 0.0
 
 
-def _sums(outputs: SplitOutputs, seed: int) -> dict[str, float]:
-    random = np.random.default_rng(seed)
-    unseen_D = random.exponential(size=DRAWS)
-    matrix = confusion(outputs)
-    present = matrix.sum(1) > 0
-    never = float(np.mean(matrix.sum(0)[present] == 0))  # classes nobody predicts have precision 0
-    losses = {
-        "macro_recall": _macro_recall_loss(matrix, present, unseen_D, random),
-        "macro_precision": never + (1 - never) * _macro_precision_loss(matrix, present, unseen_D, random),
-        "macro_f1": _macro_f1_loss(matrix, present, unseen_D, random),
-        "roc_auc": _roc_auc_loss(outputs, unseen_D, random),
-    }
-    return {name: 1 - min(loss, 1.0) for name, loss in losses.items()} | {
-        "macro_false_positive_rate": min(_macro_fpr(matrix, present, unseen_D, random), 1.0),
-        "log_loss": _log_loss(outputs, unseen_D, random),
-    }
+def _jackknife_bound(name: str, answers: Answers, classes: Sequence[str]) -> float:
+    """Return value and Student's t times the jackknife's standard error, over images (Efron & Tibshirani 1993, ch. 11).
+
+    The pixels of one image resemble each other, so that images are what is counted. Fewer than two allow no bound.
+    """
+    from scipy.stats import t
+
+    made, images = contributions(answers, [name]), len(answers.labels_N)
+    value = float(combine(name, _without(made, images, None), classes)[0])
+    worst = 0.0 if metric(name).higher_is_better else 1.0
+    if images < 2:
+        return worst
+    left_N = combine(name, _without(made, images, np.arange(images)), classes)
+    error = float(np.sqrt((images - 1) * left_N.var()))
+    bound = value + float(t.ppf(LEVEL, images - 1)) * error * (-1 if metric(name).higher_is_better else 1)
+    return min(max(bound, 0.0), 1.0)
+
+
+def _without(made: Contributions, images: int, left_out: NDArray[np.int64] | None) -> Sums:
+    """Return sums over all images, or (N of them) over all but one each."""
+    overall = {key: column_NJ.astype(np.float64) for key, column_NJ in made.overall.items()}
+    totals = {key: column_NJ.sum(0, keepdims=True) for key, column_NJ in overall.items()}
+    if left_out is None:
+        return Sums(images_BC=np.full((1, 1), float(images)), by_class={}, overall=totals)
+    fewer = {key: totals[key] - overall[key][left_out] for key in overall}
+    return Sums(images_BC=np.full((len(left_out), 1), images - 1.0), by_class={}, overall=fewer)
 
 
 def _loss_bound(loss: float, variance: float, unseen_D: Floats, random: np.random.Generator) -> float:
@@ -136,6 +157,22 @@ def _cells(matrix: NDArray[np.int64], weights_CC: Floats) -> tuple[float, float]
     return float(sum_C.sum()), float(variance)
 
 
+def _macro_recall(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
+    matrix = confusion(outputs)
+    return _at_least_0(_macro_recall_loss(matrix, matrix.sum(1) > 0, unseen_D, random))
+
+
+def _macro_precision(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
+    matrix = confusion(outputs)
+    present = matrix.sum(1) > 0
+    never = float(np.mean(matrix.sum(0)[present] == 0))  # classes nobody predicts have precision 0
+    return _at_least_0(never + (1 - never) * _macro_precision_loss(matrix, present, unseen_D, random))
+
+
+def _at_least_0(loss: float) -> float:
+    return 1 - min(loss, 1.0)
+
+
 def _macro_recall_loss(
     matrix: NDArray[np.int64], present: NDArray[np.bool_], unseen_D: Floats, random: np.random.Generator
 ) -> float:
@@ -160,29 +197,30 @@ def _macro_precision_loss(
     return bias + _macro_recall_loss(np.where(counted[:, None], matrix.T, 0), counted, unseen_D, random)
 
 
-def _macro_f1_loss(
-    matrix: NDArray[np.int64], present: NDArray[np.bool_], unseen_D: Floats, random: np.random.Generator
-) -> float:
-    """Return the bound of 1 - macro F1, linear in the errors: each costs its own class and the one it is taken for."""
+def _macro_f1(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
+    """Return the bound of macro F1, linear in the errors: each costs its own class and the one it is taken for."""
+    matrix = confusion(outputs)
+    present = matrix.sum(1) > 0
     both_C = np.where(present, matrix.sum(0) + matrix.sum(1), 0)
     f1_C = 2 * matrix.diagonal() / np.maximum(both_C, 1)
     share_C = present / (np.maximum(both_C, 1) * present.sum())
     _, variance = _cells(matrix, ((2 - f1_C) * share_C)[:, None] + f1_C * share_C)
     sizes = np.sort(both_C[present])
     second_D = _costliest(unseen_D, sizes[1:]) * (len(sizes) - 1) / len(sizes)
-    return _loss_bound(1 - float(f1_C[present].mean()), variance, _costliest(unseen_D, sizes) + second_D, random)
+    unseen_D = _costliest(unseen_D, sizes) + second_D
+    return _at_least_0(_loss_bound(1 - float(f1_C[present].mean()), variance, unseen_D, random))
 
 
-def _macro_fpr(
-    matrix: NDArray[np.int64], present: NDArray[np.bool_], unseen_D: Floats, random: np.random.Generator
-) -> float:
+def _macro_fpr(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
+    matrix = confusion(outputs)
+    present = matrix.sum(1) > 0
     others_C = matrix.sum() - matrix.sum(1)
     weights_CC = np.broadcast_to(present / (np.maximum(others_C, 1) * present.sum()), matrix.shape)
-    return _loss_bound(*_cells(matrix, weights_CC), _costliest(unseen_D, others_C[present]), random)
+    return min(_loss_bound(*_cells(matrix, weights_CC), _costliest(unseen_D, others_C[present]), random), 1.0)
 
 
-def _roc_auc_loss(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
-    """Return the bound of 1 - macro AUC from the share of comparisons that each image loses (DeLong et al. 1988).
+def _roc_auc(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
+    """Return the bound of macro AUC from the share of comparisons that each image loses (DeLong et al. 1988).
 
     One unseen image may rank below all others of its class, and above all of another class.
     """
@@ -192,7 +230,7 @@ def _roc_auc_loss(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Gen
     positives = np.bincount(outputs.labels_N, minlength=outputs.probabilities_NC.shape[1])
     defined = np.flatnonzero((positives > 0) & (positives < images))
     if len(defined) == 0:
-        return 1.0
+        return 0.0
     own_N, others_N = np.zeros(images), np.zeros(images)
     for column in defined:
         score_N, positive_N = outputs.probabilities_NC[:, column], outputs.labels_N == column
@@ -203,7 +241,7 @@ def _roc_auc_loss(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Gen
         others_N[~positive_N] += above_Q / (count * (images - count) * len(defined))
     variance = float(((own_N + others_N - others_N.mean()) ** 2).sum())
     unseen_D = _costliest(unseen_D, positives[defined]) + _costliest(unseen_D, images - positives[defined])
-    return _loss_bound(float(own_N.sum()), variance, unseen_D, random)
+    return _at_least_0(_loss_bound(float(own_N.sum()), variance, unseen_D, random))
 
 
 def _log_loss(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
@@ -213,3 +251,13 @@ def _log_loss(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generat
     return _loss_bound(
         float(surprise_N.mean()), float(surprise_N.var() / images), unseen_D * surprise_N.max() / images, random
     )
+
+
+_SUMS = {
+    "macro_recall": _macro_recall,
+    "macro_precision": _macro_precision,
+    "macro_f1": _macro_f1,
+    "macro_false_positive_rate": _macro_fpr,
+    "roc_auc": _roc_auc,
+    "log_loss": _log_loss,
+}

@@ -4,28 +4,29 @@ import logging
 
 from steelyard.bundle import FailureIndex, ModelBundle
 from steelyard.data.dataset import Dataset
+from steelyard.evaluation.answers import SPLITS, SplitOutputs
 from steelyard.evaluation.bounds import measure_quality
-from steelyard.evaluation.metrics import confusion, roc_curves
-from steelyard.evaluation.scorecard import Measurement, Scorecard, ScorecardIndex, Split, SplitOutputs
-from steelyard.metrics import METRICS
+from steelyard.evaluation.measurement import exactly
+from steelyard.evaluation.metrics import quality_names
+from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
 
 log = logging.getLogger(__name__)
 
 BATCH = 128
-EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
 def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
-    """Let a bundle answer for the validation and test splits, and measure the answers."""
-    outputs = {
+    """Let a bundle answer for validation and test, and measure the former; the latter waits for the choice."""
+    answers = {
         split: SplitOutputs(
             probabilities_NC=bundle.predict_each(dataset.batches(split, BATCH)).probabilities_NC,
             labels_N=dataset.labels_N(split),
         )
-        for split in EVALUATED
+        for split in SPLITS
     }
     index, classes = bundle.index, bundle.index.classes
-    validation = measure_quality(outputs["validation"], classes)
+    names = quality_names("classification", classes)
+    validation = measure_quality(answers["validation"], classes, names)
     log.info("%s: validation accuracy %.4f", index.candidate, validation["accuracy"].value)
     return Scorecard(
         index=ScorecardIndex(
@@ -36,17 +37,15 @@ def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
             dataset=dataset.ref,
             remembered=index.remembered,
             validation=validation,
-            test=measure_quality(outputs["test"], classes),
             model={
-                "parameters": _exactly("parameters", index.parameters),
-                "model_size_mib": _exactly("model_size_mib", bundle.size_mib),
+                "parameters": exactly("parameters", index.parameters),
+                "model_size_mib": exactly("model_size_mib", bundle.size_mib),
+                "training_minutes": exactly("training_minutes", index.training_seconds / 60),
             },
-            confusion={split: _rows(answers) for split, answers in outputs.items()},
-            roc=roc_curves(outputs["validation"], classes),
             history=index.history,
             best_epoch=index.best_epoch,
         ),
-        outputs=outputs,
+        answers=answers,
     )
 
 
@@ -61,13 +60,4 @@ def failed_scorecard(failure: FailureIndex, dataset: Dataset) -> Scorecard:
             dataset=dataset.ref,
             failure=f"{failure.stage}: {failure.reason}",
         ),
-        outputs={},
     )
-
-
-def _exactly(name: str, value: float) -> Measurement:
-    return Measurement(value=value, bound=value, unit=METRICS[name].unit)
-
-
-def _rows(outputs: SplitOutputs) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(row) for row in confusion(outputs).tolist())

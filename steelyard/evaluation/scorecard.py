@@ -1,30 +1,20 @@
 """Scorecard: what was measured of one candidate, or why nothing could be."""
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
-from zipfile import BadZipFile
+from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from steelyard.artifact import CandidateName, Index, Record, new_folder
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import DatasetRef
-from steelyard.errors import ArtifactError
-from steelyard.metrics import Metric, is_known, metric
-
-Split = Literal["validation", "test"]
-
-
-class Measurement(Record):
-    """One metric of one candidate on one split."""
-
-    value: float
-    bound: float  # one-sided 95 %, on the unfavourable side
-    unit: str
+from steelyard.evaluation.answers import SPLITS, Answers, Split, read_answers, write_answers
+from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.times import Times
+from steelyard.metrics import is_known, metric
 
 
 class Hardware(Record):
@@ -33,14 +23,6 @@ class Hardware(Record):
     hardware_class: str
     rounds: int
     images_per_round: int
-
-
-class RocCurve(Record):
-    """One-vs-rest ROC of one class, thinned to at most 101 points."""
-
-    false_positive_rate: tuple[float, ...]
-    true_positive_rate: tuple[float, ...]
-    threshold: tuple[float, ...]
 
 
 class ScorecardIndex(Index):
@@ -57,8 +39,6 @@ class ScorecardIndex(Index):
     test: dict[str, Measurement] = Field(default_factory=dict)
     model: dict[str, Measurement] = Field(default_factory=dict)
     hardware: Hardware | None = None
-    confusion: dict[Split, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
-    roc: dict[str, RocCurve] = Field(default_factory=dict)
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
 
@@ -67,109 +47,58 @@ class ScorecardIndex(Index):
         for group in ("validation", "test", "model"):
             for name, measured in getattr(self, group).items():
                 if is_known(name):
-                    _check(f"{group}.{name}", measured, metric(name))
+                    measured.check(f"{group}.{name}", metric(name))
         return self
-
-    @model_validator(mode="after")
-    def _confusion_fits_the_classes(self) -> Self:
-        for split, rows in self.confusion.items():
-            if {len(rows), *map(len, rows)} != {len(self.classes)}:
-                raise ValueError(f"confusion.{split} must have one row and one column per class")
-        return self
-
-
-def _check(where: str, measured: Measurement, read: Metric) -> None:
-    if measured.unit != read.unit:
-        raise ValueError(f"{where}: the unit must be {read.unit!r}, not {measured.unit!r}")
-    lowest, highest = sorted((measured.value, measured.bound))
-    if lowest < 0 or (read.unit == "fraction" and highest > 1):
-        raise ValueError(f"{where}: {lowest:g} to {highest:g} is out of range")
-    if measured.bound != (lowest if read.higher_is_better else highest):
-        raise ValueError(f"{where}: the bound lies on the favourable side of the value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitOutputs:
-    """What a candidate answered for one split: N images, C classes."""
-
-    probabilities_NC: NDArray[np.float32]
-    labels_N: NDArray[np.int64]
-
-
-class Times(NamedTuple):
-    """What was timed in R interleaved rounds."""
-
-    latency_ms_RS: NDArray[np.float64]  # S single images a round
-    throughput_R: NDArray[np.float64]  # images per second of one batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
-    """The index and, where they were kept, the answers behind it."""
+    """The index and the answers behind it, which lie in memory or, once written, are read when they are asked for."""
 
     index: ScorecardIndex
-    outputs: Mapping[Split, SplitOutputs]
+    answers: Mapping[Split, Answers] = field(default_factory=dict)
     times: Times | None = None
+    folder: Path | None = None
 
     @property
     def candidate(self) -> str:
         """The candidate's name."""
         return self.index.candidate
 
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether what was answered for the validation split was kept."""
+        return "validation" in self.answers or bool(self.folder and (self.folder / "validation.npz").exists())
+
+    def answered(self, split: Split) -> Answers | None:
+        """Return what was answered for a split, if it was kept.
+
+        Raises:
+            ArtifactError: the file is damaged, or does not fit the index.
+        """
+        if split in self.answers or self.folder is None:
+            return self.answers.get(split)
+        return read_answers(self.folder / f"{split}.npz", len(self.index.classes))
+
     def write(self, folder: Path) -> None:
-        """Write `scorecard.json` and `outputs.npz`."""
-        arrays: dict[str, NDArray[np.generic]] = {}
-        for split, outputs in self.outputs.items():
-            arrays[f"{split}_probabilities"] = outputs.probabilities_NC
-            arrays[f"{split}_labels"] = outputs.labels_N
-        if self.times:
-            arrays |= {"latency_ms": self.times.latency_ms_RS, "throughput": self.times.throughput_R}
+        """Write `scorecard.json` and, where they are known, `validation.npz`, `test.npz` and `times.npz`."""
         with new_folder(folder) as partial:
-            if arrays:
-                np.savez_compressed(partial / "outputs.npz", **arrays)  # type: ignore[arg-type]
+            for split in SPLITS:
+                if split in self.answers:
+                    write_answers(self.answers[split], partial / f"{split}.npz")
+                elif self.folder is not None and (self.folder / f"{split}.npz").exists():
+                    shutil.copyfile(self.folder / f"{split}.npz", partial / f"{split}.npz")
+            if self.times:
+                self.times.write(partial / "times.npz")
             self.index.write(partial / "scorecard.json")
 
     @classmethod
     def read(cls, folder: Path) -> "Scorecard":
-        """Read a scorecard; `outputs.npz` may be missing.
+        """Read a scorecard; the answers and times behind it may be missing.
 
         Raises:
-            ArtifactError: the folder holds no scorecard known here, or its arrays do not fit its index.
+            ArtifactError: the folder holds no scorecard known here, or its times are damaged.
         """
         index = ScorecardIndex.read(folder / "scorecard.json")
-        file = folder / "outputs.npz"
-        if not file.exists():
-            return cls(index=index, outputs={})
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                outputs = {split: _split_outputs(arrays, split) for split in _splits(arrays)}
-                times = _times(arrays) if "latency_ms" in arrays else None
-        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-            raise ArtifactError(f"{file}: {error}") from None
-        for split, answers in outputs.items():
-            if answers.probabilities_NC.shape != (len(answers.labels_N), len(index.classes)):
-                raise ArtifactError(
-                    f"{file}: {split}_probabilities has shape {answers.probabilities_NC.shape}, "
-                    f"not ({len(answers.labels_N)} labels, {len(index.classes)} classes)"
-                )
-            if not answers.labels_N.size or not 0 <= answers.labels_N.min() <= answers.labels_N.max() < len(
-                index.classes
-            ):
-                raise ArtifactError(f"{file}: {split}_labels must be indices of classes, and at least one")
-        return cls(index=index, outputs=outputs, times=times)
-
-
-def _splits(arrays: Mapping[str, NDArray[np.generic]]) -> list[Split]:
-    splits: tuple[Split, ...] = ("validation", "test")
-    return [split for split in splits if f"{split}_labels" in arrays]
-
-
-def _times(arrays: Mapping[str, NDArray[np.generic]]) -> Times:
-    return Times(np.asarray(arrays["latency_ms"], np.float64), np.asarray(arrays["throughput"], np.float64))
-
-
-def _split_outputs(arrays: Mapping[str, NDArray[np.generic]], split: Split) -> SplitOutputs:
-    return SplitOutputs(
-        probabilities_NC=np.asarray(arrays[f"{split}_probabilities"], np.float32),
-        labels_N=np.asarray(arrays[f"{split}_labels"], np.int64),
-    )
+        file = folder / "times.npz"
+        return cls(index=index, times=Times.read(file) if file.exists() else None, folder=folder)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steelyard.bundle import Epoch
-from steelyard.evaluation.scorecard import Measurement, RocCurve, ScorecardIndex
+from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.roc import RocCurve
+from steelyard.evaluation.scorecard import ScorecardIndex
 from steelyard.metrics import metric
 
 SHADES = 9  # above 0, for each of the two hues

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.contract import Contract, Preference
-from steelyard.evaluation.scorecard import Measurement, Scorecard, Split
+from steelyard.evaluation.answers import Split, SplitOutputs
+from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.metrics import confusion
+from steelyard.evaluation.roc import roc_curves
+from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import METRICS, metric
 from steelyard.page import environment
 from steelyard.selection.charts import Curves, Matrix, Panel, Roc, confusion_matrix, panel, roc, training_curves
@@ -91,6 +95,7 @@ def _facts(selection: Selection, scorecards: Sequence[Scorecard]) -> dict[str, o
     columns = _columns(contract)
     return {
         "selection": selection,
+        "flip": selection.robustness.flip if selection.robustness else None,
         "contract": contract,
         "columns": columns,
         "weighted": [column for column in columns if column.share],
@@ -128,10 +133,12 @@ def _details(scored: Sequence[Scorecard], first: str | None, winner: str | None)
     for card in sorted(scored, key=lambda card: card.candidate != first):
         index = card.index
         splits: tuple[Split, ...] = ("test", "validation") if card.candidate == winner else ("validation",)
-        split = next((split for split in splits if index.confusion.get(split)), None)
-        if split is None or (len(index.classes) > MOST_CLASSES_TO_SWITCH and card.candidate != first):
+        answered = ((split, card.answered(split)) for split in splits)
+        kept = next(((split, answers) for split, answers in answered if isinstance(answers, SplitOutputs)), None)
+        if kept is None or (len(index.classes) > MOST_CLASSES_TO_SWITCH and card.candidate != first):
             continue
-        counts = index.confusion[split]
+        split, answers = kept
+        counts = confusion(answers).tolist()
         details.append(
             Detail(
                 candidate=card.candidate,
@@ -180,8 +187,12 @@ def _chosen_on(card: Scorecard) -> Mapping[str, Measurement]:
 
 
 def _roc(scored: Sequence[Scorecard], first: str | None) -> Roc | None:
-    index = next((card.index for card in scored if card.candidate == first), None)
-    return roc(index.candidate, index.roc) if index and index.roc else None
+    card = next((card for card in scored if card.candidate == first), None)
+    answers = card.answered("validation") if card else None
+    if card is None or not isinstance(answers, SplitOutputs):
+        return None
+    curves = roc_curves(answers, card.index.classes)
+    return roc(card.candidate, curves) if curves else None
 
 
 def _test_accuracy(selection: Selection, scored: Sequence[Scorecard]) -> Measurement | None:

@@ -1,66 +1,74 @@
-"""Scorecards + Contract -> Selection."""
+"""Scorecards + Contract -> Selection, on what was answered for the validation split."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.contract import Contract
 from steelyard.errors import ArtifactError, InputError, MetricNotMeasured
+from steelyard.evaluation.answers import Answers
+from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.metrics import Floats
-from steelyard.evaluation.scorecard import Measurement, Scorecard
+from steelyard.evaluation.scorecard import Scorecard
+from steelyard.evaluation.times import THROUGHPUT
 from steelyard.metrics import metric
-from steelyard.selection.selection import Ranked, Rejected, Selection, Violation
-from steelyard.selection.sensitivity import Cost, smallest_flip, winner_of
-from steelyard.selection.uncertainty import loss_bounds, probability_best, resampled_utilities
+from steelyard.selection.decision import Decision, decide, pareto_front, utilities
+from steelyard.selection.measured import measured
+from steelyard.selection.resampling import RESAMPLED_TIMES, RESAMPLES, resample_quality, resample_times
+from steelyard.selection.rivals import other_formulas
+from steelyard.selection.selection import Cost, Ranked, Rejected, Selection, Violation
 from steelyard.selection.utility import desirability, weight_shares
 from steelyard.selection.why import in_words, why_nobody, why_this_one
 
 
-def select(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0) -> Selection:
+def select(
+    scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, champion: str | None = None
+) -> Selection:
     """Name the candidate that serves this client best, or nobody.
 
     A candidate is eligible if the 95 % bound of each metric with a `must` meets it. Eligible candidates are ranked by
-    utility on the validation split; among those at most epsilon below the leader the cheapest is chosen. The test
-    split is read for the winner only, after the choice.
+    utility on the validation split; among those at most epsilon below the leader the cheapest is chosen, or the
+    champion if that is no better by more than the switching margin. Nothing of the test split is read.
 
     Args:
-        scorecards: of one data set; failed ones are listed as rejected.
+        scorecards: of one task, one list of classes and one evaluation split; failed ones are listed as rejected.
         contract: what the client needs.
         seed: of the resampling that says how sure the ranking is.
+        champion: the candidate that serves this client now, if it is among them.
 
     Raises:
-        MetricNotMeasured: the contract names a metric that a scorecard lacks.
-        InputError: scorecards of different data or hardware, or two of one name.
+        MetricNotMeasured: no scorecard has a metric that the contract names.
+        InputError: the scorecards can't be compared, or their answers are damaged.
     """
-    _refuse_incomparable(scorecards, contract)
+    _refuse_incomparable(scorecards)
     eligible, rejected = _admit(scorecards, contract)
     shares = weight_shares(contract)
-    costs = _costs(eligible)
-    worth_KM = np.array([_desirabilities(scorecard, contract) for scorecard in eligible])
     ranking: tuple[Ranked, ...] = ()
-    winner, flip = None, None
+    winner = None
     if eligible:
-        ranking = _rank(eligible, worth_KM, contract, seed)
-        winner = eligible[winner_of(worth_KM @ list(shares.values()), costs, contract.epsilon)]
-        names = [scorecard.candidate for scorecard in eligible]
-        flip = smallest_flip(names, costs, worth_KM, shares, contract.epsilon)
+        decision = _decide(eligible, contract, seed, champion)
+        ranking = _ranking(eligible, contract, decision)
+        winner = eligible[decision.winner].scorecard
+    chosen = next((ranked for ranked in ranking if winner and ranked.candidate == winner.candidate), None)
     return Selection(
         client=contract.client,
         winner=winner.candidate if winner else None,
-        why=why_this_one(winner.candidate, ranking, contract) if winner else why_nobody(rejected, contract),
-        utility=next((ranked.utility for ranked in ranking if winner and ranked.candidate == winner.candidate), None),
+        why=why_this_one(chosen, ranking, contract, champion) if chosen else why_nobody(rejected, contract),
+        utility=chosen.utility if chosen else None,
         winner_run_key=winner.index.run_key if winner else None,
+        champion=champion,
         epsilon=contract.epsilon,
         weights=shares,
         ranking=ranking,
         rejected=tuple(rejected),
-        flip=flip,
-        test=_published(winner, contract) if winner else {},
-        optimism=_optimism(winner, contract) if winner else {},
+        other_formulas=other_formulas(ranking, shares),
         hardware_class=next((s.index.hardware.hardware_class for s in scorecards if s.index.hardware), None),
         dataset=scorecards[0].index.dataset,
+        seed=seed,
         contract=contract.model_dump(mode="json", exclude_none=True),
     )
 
@@ -77,115 +85,156 @@ def read_scorecards(folders: Iterable[Path]) -> list[Scorecard]:
     return sorted(scorecards, key=lambda scorecard: scorecard.candidate)
 
 
-def _refuse_incomparable(scorecards: Sequence[Scorecard], contract: Contract) -> None:
-    names = [scorecard.candidate for scorecard in scorecards]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"two scorecards are named {min(twice)!r}")
+def _refuse_incomparable(scorecards: Sequence[Scorecard]) -> None:
+    name, times = Counter(scorecard.candidate for scorecard in scorecards).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"two scorecards are named {name!r}")
     first = scorecards[0]
     for other in scorecards[1:]:
-        if (other.index.task, other.index.dataset) != (first.index.task, first.index.dataset):
-            raise InputError(f"{first.candidate!r} and {other.candidate!r} were measured on different data")
-    if any(name.startswith(("latency", "throughput")) for name in contract.metrics):
-        classes = {s.index.hardware.hardware_class: s.candidate for s in scorecards if s.index.hardware}
-        if len(classes) > 1:
-            listed = "; ".join(f"{name!r} on {hardware}" for hardware, name in classes.items())
-            raise InputError(f"times of different hardware can't be compared: {listed}")
+        pair = f"{first.candidate!r} and {other.candidate!r}"
+        if other.index.task != first.index.task:
+            raise InputError(f"{pair} are of different tasks: {first.index.task} and {other.index.task}")
+        if other.index.dataset.evaluated_on != first.index.dataset.evaluated_on:
+            raise InputError(f"{pair} were measured on different data")
+        if other.index.classes and first.index.classes and other.index.classes != first.index.classes:
+            raise InputError(f"{pair} tell different classes apart")
+    classes = {s.index.hardware.hardware_class: s.candidate for s in scorecards if s.index.hardware}
+    if len(classes) > 1:
+        listed = "; ".join(f"{name!r} on {hardware}" for hardware, name in classes.items())
+        raise InputError(f"times of different hardware can't be compared: {listed}")
 
 
-def _admit(scorecards: Sequence[Scorecard], contract: Contract) -> tuple[list[Scorecard], list[Rejected]]:
+class _Entrant(NamedTuple):
+    """An eligible candidate with what the contract asks of it."""
+
+    scorecard: Scorecard
+    measured: dict[str, Measurement]
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        return self.scorecard.candidate
+
+
+def _admit(scorecards: Sequence[Scorecard], contract: Contract) -> tuple[list[_Entrant], list[Rejected]]:
     eligible, rejected = [], []
+    unmeasured: list[MetricNotMeasured] = []
     for scorecard in scorecards:
+        name = scorecard.candidate
         if scorecard.index.failure:
-            rejected.append(Rejected(candidate=scorecard.candidate, reason=scorecard.index.failure))
-        elif violations := _violations(scorecard, contract):
+            rejected.append(Rejected(candidate=name, reason=scorecard.index.failure))
+            continue
+        try:
+            found = {metric: measured(scorecard, metric, contract) for metric in contract.metrics}
+        except MetricNotMeasured as error:
+            unmeasured.append(error)
+            rejected.append(Rejected(candidate=name, reason=str(error)))
+            continue
+        if violations := _violations(found, contract):
             reason = "; ".join(in_words(violation) for violation in violations)
-            rejected.append(Rejected(candidate=scorecard.candidate, reason=reason, violations=tuple(violations)))
+            rejected.append(Rejected(candidate=name, reason=reason, violations=violations))
         else:
-            eligible.append(scorecard)
+            eligible.append(_Entrant(scorecard, found, _cost(scorecard, contract)))
+    if unmeasured and not eligible and not any(one.violations for one in rejected):
+        raise unmeasured[0]
     return eligible, rejected
 
 
-def _violations(scorecard: Scorecard, contract: Contract) -> list[Violation]:
-    violations = []
-    for name, preference in contract.metrics.items():
-        measured = _measured(scorecard, name)
-        if preference.must is None or preference.limit is None:
-            continue
-        met = (
-            measured.bound >= preference.limit if metric(name).higher_is_better else measured.bound <= preference.limit
-        )
-        if not met:
-            violations.append(Violation(metric=name, must=preference.must, value=measured.value, bound=measured.bound))
-    return violations
+def _violations(found: Mapping[str, Measurement], contract: Contract) -> tuple[Violation, ...]:
+    return tuple(
+        Violation(metric=name, must=preference.must, value=found[name].value, bound=found[name].bound)
+        for name, preference in contract.metrics.items()
+        if preference.must is not None and not preference.met_by(found[name].bound)
+    )
 
 
-def _rank(eligible: Sequence[Scorecard], worth_KM: Floats, contract: Contract, seed: int) -> tuple[Ranked, ...]:
+def _cost(scorecard: Scorecard, contract: Contract) -> Cost:
+    known = {name: found.value for name, found in scorecard.index.model.items()}
+    price, images_per_s = contract.price_per_hour, known.get(THROUGHPUT)
+    return Cost(
+        dollars_per_million=1e6 * price / 3600 / images_per_s if price and images_per_s else None,
+        ms_per_image=known.get("latency_p50_ms"),
+        model_size_mib=known.get("model_size_mib"),
+    )
+
+
+def _decide(eligible: Sequence[_Entrant], contract: Contract, seed: int, champion: str | None) -> Decision:
+    names = [entrant.name for entrant in eligible]
+    return decide(
+        utilities(_worth(eligible, contract), np.array(list(weight_shares(contract).values()))),
+        _resampled_utilities(eligible, contract, seed),
+        [entrant.cost.order(entrant.name) for entrant in eligible],
+        contract.epsilon,
+        seed,
+        names.index(champion) if champion in names else None,
+        contract.switching_margin,
+    )
+
+
+def _ranking(eligible: Sequence[_Entrant], contract: Contract, decision: Decision) -> tuple[Ranked, ...]:
     shares = weight_shares(contract)
-    utilities_K = worth_KM @ np.array(list(shares.values()))
-    costs = _costs(eligible)
-    leader = winner_of(utilities_K, costs, 0.0)
-    resampled_BK = resampled_utilities(eligible, contract, seed)
-    if resampled_BK is None:
-        best: list[float | None] = [None] * len(eligible)
-        losses: list[float | None] = best
-    else:
-        best = [*probability_best(utilities_K, resampled_BK, seed)]
-        losses = [*loss_bounds(resampled_BK, leader)]
+    worth_KM, front_K = _worth(eligible, contract), pareto_front(_oriented(eligible, contract))
     ranked = [
         Ranked(
-            candidate=scorecard.candidate,
-            utility=float(utility),
-            desirability=dict(zip(shares, worth_M.tolist(), strict=True)),
-            contribution={name: share * float(d) for (name, share), d in zip(shares.items(), worth_M, strict=True)},
-            measured={name: _measured(scorecard, name) for name in contract.metrics},
-            p_best=p_best,
-            tied=bool(utility >= utilities_K.max() - contract.epsilon),
-            loss_bound=loss,
-            cost_ms=cost[0] if math.isfinite(cost[0]) else None,
+            candidate=entrant.name,
+            run_key=entrant.scorecard.index.run_key,
+            utility=float(decision.utilities_K[k]),
+            desirability=dict(zip(shares, worth_KM[k].tolist(), strict=True)),
+            contribution={name: share * float(d) for (name, share), d in zip(shares.items(), worth_KM[k], strict=True)},
+            measured=entrant.measured,
+            p_best=None if decision.p_best_K is None else float(decision.p_best_K[k]),
+            tied=bool(decision.tied_K[k]),
+            pareto=bool(front_K[k]),
+            loss_bound=None if decision.loss_bounds_K is None else float(decision.loss_bounds_K[k]),
+            cost=entrant.cost,
         )
-        for scorecard, utility, worth_M, p_best, loss, cost in zip(
-            eligible, utilities_K, worth_KM, best, losses, costs, strict=True
-        )
+        for k, entrant in enumerate(eligible)
     ]
     return tuple(sorted(ranked, key=lambda r: (-r.utility, r.candidate)))
 
 
-def _desirabilities(scorecard: Scorecard, contract: Contract) -> list[float]:
-    return [
-        float(desirability(name, _measured(scorecard, name).value, preference))
-        for name, preference in contract.metrics.items()
-    ]
+def _worth(eligible: Sequence[_Entrant], contract: Contract) -> Floats:
+    values_KM = np.array([[entrant.measured[name].value for name in contract.metrics] for entrant in eligible])
+    return np.stack([desirability(n, values_KM[:, m], p) for m, (n, p) in enumerate(contract.metrics.items())], 1)
 
 
-def _costs(scorecards: Sequence[Scorecard]) -> list[Cost]:
-    """What decides between tied candidates: ms per image, then MiB, then the name; the lowest wins.
-
-    Times count only where all were measured on the same hardware.
-    """
-    same_hardware = len({s.index.hardware.hardware_class if s.index.hardware else None for s in scorecards}) == 1
-
-    def known(scorecard: Scorecard, name: str) -> float:
-        return scorecard.index.model[name].value if name in scorecard.index.model else math.inf
-
-    return [
-        (known(s, "latency_p50_ms") if same_hardware else math.inf, known(s, "model_size_mib"), s.candidate)
-        for s in scorecards
-    ]
+def _oriented(eligible: Sequence[_Entrant], contract: Contract) -> Floats:
+    """Return the values of all metrics that have a weight, so that higher is better."""
+    names = [name for name, preference in contract.metrics.items() if preference.weight]
+    sign_M = np.array([1 if metric(name).higher_is_better else -1 for name in names])
+    values_KM = np.array([[entrant.measured[name].value for name in names] for entrant in eligible])
+    return np.asarray(sign_M * values_KM)
 
 
-def _measured(scorecard: Scorecard, name: str) -> Measurement:
-    measured = {**scorecard.index.validation, **scorecard.index.model}
-    if name not in measured:
-        raise MetricNotMeasured(name, scorecard.candidate, measured)
-    return measured[name]
+def _resampled_utilities(eligible: Sequence[_Entrant], contract: Contract, seed: int) -> Floats | None:
+    """Return utilities (resamples, candidates), or None where answers or times behind a metric were not kept."""
+    cards = [entrant.scorecard for entrant in eligible]
+    shares = {name: share for name, share in weight_shares(contract).items() if share}
+    of_images = [name for name in shares if metric(name).quality]
+    of_rounds = [name for name in shares if name in RESAMPLED_TIMES]
+    if of_images and not all(card.keeps_answers for card in cards):
+        return None
+    if of_rounds and not all(card.times for card in cards):
+        return None
+    drawn_BK: dict[str, NDArray[np.floating]] = {}
+    if of_images:
+        drawn_BK |= resample_quality(_same_images(cards), cards[0].index.classes, of_images, seed)
+    if of_rounds:
+        drawn_BK |= resample_times([card.times for card in cards if card.times], of_rounds, contract, seed)
+    total_BK = np.zeros((RESAMPLES, len(eligible)))
+    for name, share in shares.items():
+        values = drawn_BK.get(name, np.array([entrant.measured[name].value for entrant in eligible]))
+        total_BK += share * desirability(name, values, contract.metrics[name])
+    return total_BK
 
 
-def _published(winner: Scorecard, contract: Contract) -> dict[str, Measurement]:
-    return {name: winner.index.test[name] for name in contract.metrics if name in winner.index.test}
-
-
-def _optimism(winner: Scorecard, contract: Contract) -> dict[str, float]:
-    """By how much validation flatters the winner, in each metric's unit; above 0 is flattery."""
-    sign = {name: 1 if metric(name).higher_is_better else -1 for name in contract.metrics}
-    published = _published(winner, contract)
-    return {name: sign[name] * (_measured(winner, name).value - test.value) for name, test in published.items()}
+def _same_images(scorecards: Iterable[Scorecard]) -> Iterator[Answers]:
+    """Yield what was answered for the validation split, as long as the truth is the same for all."""
+    first: tuple[str, Answers] | None = None
+    for scorecard in scorecards:
+        if (answers := scorecard.answered("validation")) is None:
+            raise ArtifactError(f"{scorecard.candidate!r}: its answers for the validation split are gone")
+        first = first or (scorecard.candidate, answers)
+        if not np.array_equal(answers.labels_N, first[1].labels_N):
+            raise InputError(f"{first[0]!r} and {scorecard.candidate!r} answered for different images")
+        yield answers

@@ -1,22 +1,42 @@
 """Selection: winner, ranking and reasons, as it is written down."""
 
+import math
+
+from pydantic import Field
+
 from steelyard.artifact import Index, Record
 from steelyard.data.dataset import DatasetRef
-from steelyard.evaluation.scorecard import Measurement
+from steelyard.evaluation.measurement import Measurement
+
+
+class Cost(Record):
+    """What an answer costs, as far as it is known; decides between tied candidates, lowest first."""
+
+    dollars_per_million: float | None = None  # images, where the contract gives a price
+    ms_per_image: float | None = None
+    model_size_mib: float | None = None
+
+    def order(self, candidate: str) -> tuple[float, float, float, str]:
+        """Return what costs are compared by: price, time, size, and at last the name."""
+        known = (self.dollars_per_million, self.ms_per_image, self.model_size_mib)
+        price, time, size = (math.inf if value is None else value for value in known)
+        return price, time, size, candidate
 
 
 class Ranked(Record):
     """One eligible candidate, best utility first."""
 
     candidate: str
+    run_key: str = ""
     utility: float
     desirability: dict[str, float]
     contribution: dict[str, float]
     measured: dict[str, Measurement]
     p_best: float | None
     tied: bool
+    pareto: bool
     loss_bound: float | None
-    cost_ms: float | None
+    cost: Cost
 
 
 class Violation(Record):
@@ -37,11 +57,30 @@ class Rejected(Record):
 
 
 class Flip(Record):
-    """The smallest change of weights, as shares that sum to 1, that makes another candidate the best."""
+    """The smallest change of weights, as shares that sum to 1, that makes another candidate win."""
 
     to: str
     change: float
     weights: dict[str, float]
+
+
+class Range(Record):
+    """The shares of all weight that one metric may have before another candidate wins, the others in proportion."""
+
+    low: float
+    high: float
+    below: str | None  # who wins there
+    above: str | None
+
+
+class Robustness(Record):
+    """How far the client's weights may be wrong, and what the others lack."""
+
+    all_weights: dict[str, float]  # by candidate: share of all possible weights under which it wins
+    near_weights: dict[str, float]  # the same within 20 % of the client's
+    flip: Flip | None
+    ranges: dict[str, Range]
+    needed: dict[str, dict[str, float]]  # by candidate, then metric: the value at which it would have won
 
 
 class Selection(Index):
@@ -52,13 +91,16 @@ class Selection(Index):
     why: str
     utility: float | None
     winner_run_key: str | None
+    champion: str | None = None
     epsilon: float
     weights: dict[str, float]
     ranking: tuple[Ranked, ...]
     rejected: tuple[Rejected, ...]
-    flip: Flip | None
-    test: dict[str, Measurement]
-    optimism: dict[str, float]
+    robustness: Robustness | None = None
+    other_formulas: dict[str, dict[str, float]] = Field(default_factory=dict)  # by formula: score of each candidate
+    test: dict[str, Measurement] = Field(default_factory=dict)
+    optimism: dict[str, float] = Field(default_factory=dict)
     hardware_class: str | None
     dataset: DatasetRef
+    seed: int
     contract: dict[str, object]

@@ -6,6 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 from steelyard.contract import Contract, Preference
 from steelyard.metrics import metric
 
+IMAGES_PER_DOLLAR = "images_per_dollar"
+
 
 def desirability(name: str, values: ArrayLike, preference: Preference) -> NDArray[np.float64]:
     """Return what values of a metric are worth: 0 at `worst` and beyond, 1 at `ideal` and beyond.
@@ -24,3 +26,8 @@ def weight_shares(contract: Contract) -> dict[str, float]:
     """Return the weights of the contract as shares that sum to 1."""
     total = sum(preference.weight for preference in contract.metrics.values())
     return {name: preference.weight / total for name, preference in contract.metrics.items()}
+
+
+def images_per_dollar(images_per_s: ArrayLike, contract: Contract) -> NDArray[np.float64]:
+    """Turn a throughput into what the contract's price per hour buys."""
+    return np.asarray(images_per_s, np.float64) * 3600 / (contract.price_per_hour or 1.0)

@@ -4,26 +4,28 @@ from collections.abc import Sequence
 
 from steelyard.contract import Contract
 from steelyard.metrics import metric
-from steelyard.selection.selection import Ranked, Rejected, Violation
+from steelyard.selection.selection import Cost, Ranked, Rejected, Violation
 
 
-def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> str:
+def why_this_one(chosen: Ranked, ranking: Sequence[Ranked], contract: Contract, champion: str | None) -> str:
     """Say why the winner won."""
-    chosen = next(ranked for ranked in ranking if ranked.candidate == winner)
+    winner = chosen.candidate
     praise = f"{winner} is the choice for {contract.client}, with a utility of {chosen.utility:.3f} out of 1"
     rivals = [ranked for ranked in ranking if ranked.candidate != winner]
     if not rivals:
         return f"{praise}: no other candidate is eligible."
     tied = [ranked for ranked in rivals if ranked.tied]
-    if tied:
-        others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)
-        praise = (
-            f"{praise}: {others} {'are' if len(tied) > 1 else 'is'} within the {contract.epsilon:g} "
-            "that makes no difference to the client"
+    if winner == champion and (ahead := rivals[0].utility - chosen.utility) > 0:
+        return (
+            f"{praise}: it serves now, and {rivals[0].candidate} is better by {ahead:.3f}, "
+            f"which is not more than the switching margin of {contract.switching_margin:g}."
         )
-        if chosen.cost_ms is None:
-            return f"{praise}, and {winner} is the smallest of them, or the first by name."
-        return f"{praise}, and {winner} is the cheapest of them to run ({chosen.cost_ms:.2f} ms per image)."
+    if tied and chosen.tied:
+        others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)
+        return (
+            f"{praise}: {others} {'are' if len(tied) > 1 else 'is'} within the {contract.epsilon:g} "
+            f"that makes no difference to the client, and {winner} {_cheapest(chosen.cost)}."
+        )
     rival = rivals[0]
     gain = {name: chosen.contribution[name] - rival.contribution[name] for name in contract.metrics}
     decisive = max(gain, key=lambda name: gain[name])
@@ -32,6 +34,14 @@ def why_this_one(winner: str, ranking: Sequence[Ranked], contract: Contract) -> 
         f"{value(decisive, chosen.measured[decisive].value)} against "
         f"{value(decisive, rival.measured[decisive].value)}."
     )
+
+
+def _cheapest(cost: Cost) -> str:
+    if cost.dollars_per_million is not None:
+        return f"is the cheapest of them (${cost.dollars_per_million:.3g} per million images)"
+    if cost.ms_per_image is not None:
+        return f"is the cheapest of them to run ({cost.ms_per_image:.2f} ms per image)"
+    return "is the smallest of them, or the first by name"
 
 
 def why_nobody(rejected: Sequence[Rejected], contract: Contract) -> str:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from steelyard.artifact import new_folder
 from steelyard.bundle import Epoch, ModelBundle
 from steelyard.errors import ArtifactError, CandidateFailed, InputError
-from steelyard.evaluation.scorecard import Measurement, Scorecard
+from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import class_of
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
