@@ -26,6 +26,8 @@ def evaluate_candidate(
     with task() as runtime:
         prepared, folder = PreparedDataset(Path(dataset.path), runtime.store), Path(bundle.path)
         failure = read_failure(folder)
-        measured = failed_scorecard(failure, prepared) if failure else evaluate(ModelBundle(folder), prepared)
+        measured = (
+            failed_scorecard(failure, prepared) if failure else evaluate(ModelBundle(folder), prepared, dataset.uri)
+        )
         measured.write(Path(scorecard.path))
         show(measured, metrics, classification)

@@ -1,37 +1,31 @@
-"""measure_latency: all candidates timed on one machine -> complete Scorecards."""
+"""measure_latency: all that compete, timed on one machine -> complete Scorecards."""
 
 from typing import List
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Model, Output
+from kfp.dsl import Artifact, Input, Model, Output
 
 from components import images
 
 
 @dsl.component(base_image=images.BASE, install_kfp_package=False)
-def measure_latency(
-    dataset: Input[Dataset],
-    bundles: Input[List[Model]],
-    scorecards: Input[List[Artifact]],
-    measured: Output[Artifact],
-) -> None:
-    """Time all candidates in interleaved rounds and add the times to their Scorecards."""
+def measure_latency(bundles: Input[List[Model]], scorecards: Input[List[Artifact]], measured: Output[Artifact]) -> None:
+    """Time this run's candidates in interleaved rounds, and add what is remembered of others on the same images.
+
+    Times that are remembered of this hardware are taken as they are.
+    """
     from pathlib import Path
 
+    from components.contenders import timed
     from components.runtime import task
     from steelyard.bundle import ModelBundle, read_failure
-    from steelyard.data.dataset import Dataset as PreparedDataset
-    from steelyard.evaluation.latency import measure_times, with_times
-    from steelyard.evaluation.memory import peak_memory_mib
+    from steelyard.evaluation.latency import hardware_class
     from steelyard.evaluation.scorecard import Scorecard
+    from steelyard.tracking.memory import field_of
 
     with task() as runtime:
         cards = [Scorecard.read(Path(scorecard.path)) for scorecard in scorecards]
         opened = [ModelBundle(folder) for b in bundles if not read_failure(folder := Path(b.path))]
-        alive = {bundle.index.candidate: bundle for bundle in opened}
-        times = measure_times(alive, PreparedDataset(Path(dataset.path), runtime.store))
-        for card in cards:
-            name = card.candidate
-            timed = name in times
-            complete = with_times(card, times[name], peak_memory_mib(alive[name])) if timed else card
-            complete.write(Path(measured.path) / name)
+        others = runtime.tracking.memory().recall(field_of(cards[0]), hardware_class(), besides=cards)
+        for card in timed([*cards, *others], {bundle.index.candidate: bundle for bundle in opened}, runtime):
+            card.write(Path(measured.path) / card.candidate)

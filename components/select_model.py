@@ -1,7 +1,5 @@
 """select_model: Scorecards + contract -> Selection with its report, and the winner's bundle."""
 
-from typing import List
-
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
 
@@ -10,7 +8,6 @@ from components import images
 
 @dsl.component(base_image=images.BASE, install_kfp_package=False)
 def select_model(
-    bundles: Input[List[Model]],
     measured: Input[Artifact],
     contract: str,
     selection: Output[Artifact],
@@ -21,8 +18,7 @@ def select_model(
     """Name the candidate that serves this client best, or 'none'.
 
     Args:
-        bundles: of all candidates.
-        measured: their Scorecards.
+        measured: Scorecards of all that compete.
         contract: evaluation_metrics.yaml as text, or its s3:// address.
         selection: what `write_outcome` writes.
         winner: the winner's bundle; empty where nobody is eligible.
@@ -33,7 +29,6 @@ def select_model(
     from pathlib import Path
 
     from components.runtime import task
-    from steelyard.bundle import ModelBundle, read_failure
     from steelyard.contract import Contract
     from steelyard.selection.outcome import write_outcome
     from steelyard.selection.publish import choose
@@ -41,15 +36,20 @@ def select_model(
     from steelyard.store import read_text
 
     with task() as runtime:
-        scorecards = read_scorecards(Path(measured.path).iterdir())
-        chosen = choose(scorecards, Contract.from_yaml(read_text(contract, runtime.store)))
+        scorecards = read_scorecards([Path(measured.path)])
+        wanted = Contract.from_yaml(read_text(contract, runtime.store))
+        serving = runtime.tracking.champion(wanted.client)
+        champion = next((card.candidate for card in scorecards if card.index.run_key == serving), None)
+        if serving and not champion:
+            runtime.tell("the model that serves now was measured on other images: it takes no part")
+        chosen = choose(scorecards, wanted, champion=champion)
         write_outcome(chosen, scorecards, Path(selection.path))
         for name, page in (("report.html", report), ("summary.md", summary)):
             shutil.copyfile(Path(selection.path) / name, page.path)
-        runtime.tracking.record_selection(chosen, scorecards, Path(selection.path))
-        Path(winner.path).mkdir(parents=True)
-        for folder in (Path(bundle.path) for bundle in bundles):
-            if not read_failure(folder) and ModelBundle(folder).index.candidate == chosen.winner:
-                shutil.copytree(folder, winner.path, dirs_exist_ok=True)
+        runtime.tracking.record_selection(chosen, Path(selection.path))
         runtime.conclude(chosen.why)
-        return chosen.winner or "none"
+        if chosen.winner is None or chosen.winner_run_key is None:
+            Path(winner.path).mkdir(parents=True)
+            return "none"
+        runtime.tracking.fetch(chosen.winner_run_key, chosen.winner, Path(winner.path))
+        return chosen.winner

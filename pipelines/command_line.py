@@ -44,7 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in (_add_run, _add_prepare, _add_select, _add_report, _add_serve, _add_compile, _add_submit, _add_deploy):
+    for add in (
+        _add_run,
+        _add_prepare,
+        _add_select,
+        _add_replay,
+        _add_report,
+        _add_serve,
+        _add_compile,
+        _add_submit,
+        _add_deploy,
+    ):
         add(verbs)
     return parser
 
@@ -126,13 +136,21 @@ def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     verb = _verb(
         verbs,
         "select",
-        "Choose among candidates that were measured before, without training: a new client's answer in seconds.",
-        "steelyard select --contract new-client.yaml --output build/new-client "
-        "examples/digits/.steelyard/selection/scorecards/*",
+        "Choose among models that were measured before, without training: a new client's answer in seconds.",
+        "steelyard select --contract new-client.yaml --output build/new-client --memory examples/digits",
     )
-    verb.add_argument("scorecards", type=Path, nargs="+", metavar="SCORECARD", help="a folder with scorecard.json")
+    verb.add_argument(
+        "scorecards", type=Path, nargs="*", metavar="SCORECARDS", help="folders of Scorecards (default: the memory)"
+    )
     verb.add_argument("--contract", type=Path, required=True, help="evaluation_metrics.yaml of the client")
     verb.add_argument("--output", type=Path, required=True, help="gets selection.json, report.html and the Scorecards")
+    verb.add_argument(
+        "--memory",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        help="tracking server, or a folder given to `run` or its --output (default: $MLFLOW_TRACKING_URI)",
+    )
+    verb.add_argument("--field", default="", help="which images, where the memory has models of several data sets")
+    verb.add_argument("--seed", type=int, default=0, help="of the resampling (default: %(default)s)")
     verb.add_argument("--json", action="store_true", help="print selection.json on stdout")
     verb.set_defaults(do=_select)
 
@@ -140,19 +158,39 @@ def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _select(options: argparse.Namespace) -> int:
     from pipelines.output import SELECTION_HOLDS, refuse_foreign_files
     from pipelines.project import read_user_file
+    from pipelines.reselection import select_among, select_from_memory
     from steelyard.contract import Contract
-    from steelyard.selection.outcome import write_outcome
-    from steelyard.selection.publish import choose
-    from steelyard.selection.select import read_scorecards
 
     refuse_foreign_files(options.output, SELECTION_HOLDS)
     contract = Contract.from_yaml(read_user_file(options.contract), str(options.contract))
-    scorecards = read_scorecards(options.scorecards)
-    selection = choose(scorecards, contract)
-    write_outcome(selection, scorecards, options.output)
+    if options.scorecards:
+        selection = select_among(options.scorecards, contract, options.seed, options.output)
+    elif options.memory:
+        selection = select_from_memory(options.memory, options.field, contract, options.seed, options.output)
+    else:
+        raise InputError("say what to choose among: folders of Scorecards, --memory, or MLFLOW_TRACKING_URI")
     _say(f"report: {options.output / 'report.html'}")
     print((options.output / "selection.json").read_text(encoding="utf-8") if options.json else selection.why)
     return WINNER if selection.winner else NOBODY
+
+
+def _add_replay(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "replay",
+        "Decide again from what a selection was decided on, and say whether it comes out the same.",
+        "steelyard replay examples/digits/.steelyard/selection",
+    )
+    verb.add_argument("folder", type=Path, help="what `run` wrote as selection/, or `select` as --output")
+    verb.set_defaults(do=_replay)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from steelyard.selection.outcome import replay
+
+    differences = replay(options.folder)
+    print("\n".join(differences) or "the same choice, with the same figures")
+    return OTHER if differences else WINNER
 
 
 def _add_report(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from kfp import compiler
 
 from components.images import RELEASE, Images
+from pipelines.reselect import build as build_reselect
 from pipelines.resources import PROFILES
 from pipelines.train_and_select import build
 
@@ -12,7 +13,7 @@ COMPILED = Path(__file__).parent / "compiled"
 
 
 def compile_all(folder: Path, images: Images = RELEASE) -> list[Path]:
-    """Write `train_and_select.yaml` and `train_and_select-gpu.yaml`.
+    """Write `train_and_select.yaml`, `train_and_select-gpu.yaml` and `reselect.yaml`.
 
     Args:
         folder: where they go.
@@ -22,9 +23,11 @@ def compile_all(folder: Path, images: Images = RELEASE) -> list[Path]:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, profile in PROFILES.items():
-        file = folder / ("train_and_select.yaml" if name == "cpu" else f"train_and_select-{name}.yaml")
-        compiler.Compiler().compile(build(profile, images), str(file))
-        files.append(file)
-    return files
+    graphs = {
+        "train_and_select": build(PROFILES["cpu"], images),
+        "train_and_select-gpu": build(PROFILES["gpu"], images),
+        "reselect": build_reselect(PROFILES["cpu"], images),
+    }
+    for name, graph in graphs.items():
+        compiler.Compiler().compile(graph, str(folder / f"{name}.yaml"))
+    return [folder / f"{name}.yaml" for name in graphs]

@@ -64,7 +64,7 @@ def run_project(project: Project, output: Path, tracking_uri: str, tell: Callabl
     trained = time.monotonic()
     rehearsal = _rehearse(outcome, output, selection.client, tell)
     seconds = outcome.seconds | ({"serve": round(time.monotonic() - trained, 1)} if rehearsal else {})
-    cards = [c.index for c in read_scorecards((outcome.selection_folder / "scorecards").iterdir())]
+    cards = [c.index for c in read_scorecards([outcome.selection_folder])]
     return Summary(
         winner=selection.winner,
         utility=selection.utility,
@@ -110,7 +110,7 @@ def _next_steps(project: Project, output: Path, selection: Selection) -> tuple[s
     serve = (f"steelyard serve {quoted}",) if selection.winner else ()
     return (
         *serve,
-        f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER {quoted}/selection/scorecards/*",
+        f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER --memory {quoted}",
         f"kfp --endpoint URL run create -e steelyard -r {selection.client} -f pipelines/compiled/train_and_select.yaml "
         f'params="$(cat {folder}/params.yaml)" contract="$(cat {folder}/evaluation_metrics.yaml)"',
     )

@@ -1,5 +1,6 @@
 """What each task needs of a cluster, for two kinds of nodes; the local runner uses none of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kfp import kubernetes
@@ -29,6 +30,7 @@ NEEDS = {
     "prepare-data": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
     "evaluate-candidate": Needs(cpu="500m", cpu_limit="2", memory="2Gi"),
     "measure-latency": Needs(cpu="1", cpu_limit="1", memory="2Gi"),  # one core, as the hardware class says
+    "recall-models": Needs(cpu="1", cpu_limit="1", memory="2Gi"),
     "select-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
     "register-model": Needs(cpu="500m", cpu_limit="1", memory="2Gi"),
     "deploy-model": Needs(cpu="100m", cpu_limit="500m", memory="1Gi"),
@@ -49,7 +51,18 @@ PROFILES = {
 }
 
 
-def apply_resources(task: PipelineTask, profile: Profile, images: Images) -> None:
+def on_nodes_of(profile: Profile | None, images: Images) -> Callable[[PipelineTask], PipelineTask]:
+    """Return what tells a task where to run; for the local runner, which has no profile, it changes nothing."""
+
+    def on_cluster(task: PipelineTask) -> PipelineTask:
+        if profile:
+            _apply(task, profile, images)
+        return task
+
+    return on_cluster
+
+
+def _apply(task: PipelineTask, profile: Profile, images: Images) -> None:
     """Tell the cluster what a task needs.
 
     KFP's cache is off everywhere: it compares the addresses of artifacts, not their content, so that a changed data

@@ -3,15 +3,13 @@
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.deploy_model import deploy_model
 from components.evaluate_candidate import evaluate_candidate
 from components.images import RELEASE, Images
 from components.measure_latency import measure_latency
 from components.prepare_data import prepare_data
-from components.register_model import register_model
-from components.select_model import select_model
 from components.train_candidate import train_candidate
-from pipelines.resources import Profile, apply_resources
+from pipelines.resources import Profile, on_nodes_of
+from pipelines.select_and_serve import select_and_serve
 
 
 def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseComponent:
@@ -22,10 +20,7 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
         images: which a cluster runs.
     """
 
-    def on_cluster(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        if profile:
-            apply_resources(task, profile, images)
-        return task
+    on_cluster = on_nodes_of(profile, images)
 
     @dsl.pipeline(
         name="train-and-select",
@@ -46,34 +41,17 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
             evaluated = on_cluster(evaluate_candidate(bundle=trained.outputs["bundle"], dataset=dataset))
         measured = on_cluster(
             measure_latency(
-                dataset=dataset,
                 bundles=dsl.Collected(trained.outputs["bundle"]),
                 scorecards=dsl.Collected(evaluated.outputs["scorecard"]),
             )
         )
-        selected = on_cluster(
-            select_model(
-                bundles=dsl.Collected(trained.outputs["bundle"]),
-                measured=measured.outputs["measured"],
-                contract=contract,
-            )
+        select_and_serve(
+            measured=measured.outputs["measured"],
+            dataset=lambda: dataset,
+            contract=contract,
+            serving={"deploy": deploy, "namespace": namespace, "replicas": replicas},
+            images=images,
+            on_cluster=on_cluster,
         )
-        selection = selected.outputs["selection"]
-        with dsl.If(selected.outputs["Output"] != "none", name="somebody-won"):
-            registered = on_cluster(
-                register_model(winner=selected.outputs["winner"], dataset=dataset, selection=selection)
-            )
-            with dsl.If(deploy == True, name="deploy"):  # noqa: E712 - a pipeline channel, compared at run time
-                on_cluster(
-                    deploy_model(
-                        model=registered.outputs["model"],
-                        selection=selection,
-                        version=registered.outputs["Output"],
-                        namespace=namespace,
-                        replicas=replicas,
-                        image_prefix=images.prefix,
-                        image_tag=images.tag,
-                    )
-                )
 
     return train_and_select

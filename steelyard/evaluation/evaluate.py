@@ -8,6 +8,7 @@ from steelyard.evaluation.answers import SPLITS, SplitOutputs
 from steelyard.evaluation.bounds import measure_quality
 from steelyard.evaluation.measurement import exactly
 from steelyard.evaluation.metrics import quality_names
+from steelyard.evaluation.mistakes import worst_mistakes
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
 
 log = logging.getLogger(__name__)
@@ -15,8 +16,14 @@ log = logging.getLogger(__name__)
 BATCH = 128
 
 
-def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
-    """Let a bundle answer for validation and test, and measure the former; the latter waits for the choice."""
+def evaluate(bundle: ModelBundle, dataset: Dataset, dataset_uri: str = "") -> Scorecard:
+    """Let a bundle answer for validation and test, and measure the former; the latter waits for the choice.
+
+    Args:
+        bundle: the candidate.
+        dataset: whose images it answers for.
+        dataset_uri: where others find the dataset.
+    """
     answers = {
         split: SplitOutputs(
             probabilities_NC=bundle.predict_each(dataset.batches(split, BATCH)).probabilities_NC,
@@ -35,6 +42,7 @@ def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
             classes=classes,
             run_key=index.run_key,
             dataset=dataset.ref,
+            dataset_uri=dataset_uri,
             remembered=index.remembered,
             validation=validation,
             model={
@@ -46,6 +54,7 @@ def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
             best_epoch=index.best_epoch,
         ),
         answers=answers,
+        mistakes=worst_mistakes(answers["validation"], dataset, "validation"),
     )
 
 

@@ -13,6 +13,7 @@ from steelyard.bundle import Epoch
 from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.answers import SPLITS, Answers, Split, read_answers, write_answers
 from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.mistakes import Mistakes
 from steelyard.evaluation.times import Times
 from steelyard.metrics import is_known, metric
 
@@ -33,6 +34,7 @@ class ScorecardIndex(Index):
     classes: tuple[str, ...] = ()
     run_key: str = ""
     dataset: DatasetRef
+    dataset_uri: str = ""
     failure: str | None = None
     remembered: bool = False
     validation: dict[str, Measurement] = Field(default_factory=dict)
@@ -57,6 +59,7 @@ class Scorecard:
 
     index: ScorecardIndex
     answers: Mapping[Split, Answers] = field(default_factory=dict)
+    mistakes: Mistakes | None = None
     times: Times | None = None
     folder: Path | None = None
 
@@ -81,13 +84,15 @@ class Scorecard:
         return read_answers(self.folder / f"{split}.npz", len(self.index.classes))
 
     def write(self, folder: Path) -> None:
-        """Write `scorecard.json` and, where they are known, `validation.npz`, `test.npz` and `times.npz`."""
+        """Write `scorecard.json` and, where they are known, the answers, mistakes and times behind it."""
         with new_folder(folder) as partial:
             for split in SPLITS:
                 if split in self.answers:
                     write_answers(self.answers[split], partial / f"{split}.npz")
                 elif self.folder is not None and (self.folder / f"{split}.npz").exists():
                     shutil.copyfile(self.folder / f"{split}.npz", partial / f"{split}.npz")
+            if self.mistakes:
+                self.mistakes.write(partial / "mistakes.npz")
             if self.times:
                 self.times.write(partial / "times.npz")
             self.index.write(partial / "scorecard.json")
@@ -97,8 +102,13 @@ class Scorecard:
         """Read a scorecard; the answers and times behind it may be missing.
 
         Raises:
-            ArtifactError: the folder holds no scorecard known here, or its times are damaged.
+            ArtifactError: the folder holds no scorecard known here, or a damaged one.
         """
         index = ScorecardIndex.read(folder / "scorecard.json")
-        file = folder / "times.npz"
-        return cls(index=index, times=Times.read(file) if file.exists() else None, folder=folder)
+        times, mistakes = folder / "times.npz", folder / "mistakes.npz"
+        return cls(
+            index=index,
+            mistakes=Mistakes.read(mistakes) if mistakes.exists() else None,
+            times=Times.read(times) if times.exists() else None,
+            folder=folder,
+        )

@@ -76,13 +76,23 @@ def select(
 def read_scorecards(folders: Iterable[Path]) -> list[Scorecard]:
     """Read scorecards; their order does not matter to the choice.
 
+    Args:
+        folders: each is a scorecard, or holds some, itself or in its `scorecards`.
+
     Raises:
-        ArtifactError: a folder is no scorecard, or there are none at all.
+        ArtifactError: a folder is no scorecard and holds none, or there are no folders.
     """
-    scorecards = [Scorecard.read(folder) for folder in folders]
+    scorecards = [Scorecard.read(place) for folder in folders for place in _places(folder)]
     if not scorecards:
         raise ArtifactError("there are no scorecards to choose from")
     return sorted(scorecards, key=lambda scorecard: scorecard.candidate)
+
+
+def _places(folder: Path) -> list[Path]:
+    for pattern in ("scorecard.json", "*/scorecard.json", "scorecards/*/scorecard.json"):
+        if found := [file.parent for file in folder.glob(pattern)]:
+            return found
+    return [folder]
 
 
 def _refuse_incomparable(scorecards: Sequence[Scorecard]) -> None:

@@ -4,12 +4,10 @@ The compute code knows nothing of this: trainings are watched through a callback
 artifacts.
 """
 
-import hashlib
 import logging
-import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,11 @@ from typing import TYPE_CHECKING
 from steelyard.artifact import new_folder
 from steelyard.bundle import Epoch, ModelBundle
 from steelyard.errors import ArtifactError, CandidateFailed, InputError
-from steelyard.evaluation.measurement import Measurement
-from steelyard.evaluation.scorecard import Scorecard
-from steelyard.metrics import class_of
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
 from steelyard.smoke_test import SMOKE_FILE, SmokeTest
+from steelyard.tracking.measurements import log_measurements
+from steelyard.tracking.memory import Memory
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +32,6 @@ EXPERIMENT = "steelyard"
 SQLITE = "sqlite:///"
 STORAGE_URI, DEPLOYMENT = "storage_uri", "deployment"  # tags of a version
 LONGEST_TAG = 500
-LONGEST_NAME = 250  # mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH
 
 
 def sqlite_uri(file: Path) -> str:
@@ -112,6 +108,17 @@ class Tracking:
                 index.write(partial / "bundle.json")
         return ModelBundle(folder)
 
+    def fetch(self, run_key: str, candidate: str, folder: Path) -> ModelBundle:
+        """Fetch a remembered bundle that must be there.
+
+        Raises:
+            ArtifactError: it is gone, or damaged.
+        """
+        bundle = self.recall(run_key, candidate, folder)
+        if bundle is None:
+            raise ArtifactError(f"{candidate}: the model that was remembered is gone")
+        return bundle
+
     @contextmanager
     def training(self, run_key: str, candidate: Candidate) -> Iterator[TrainingRun]:
         """Record a training from its first epoch to its bundle or its failure."""
@@ -123,20 +130,39 @@ class Tracking:
                 self._client.set_tag(run_id, "failure", str(error)[:LONGEST_TAG])
                 raise
 
-    def record_selection(self, selection: Selection, scorecards: Sequence[Scorecard], folder: Path) -> None:
-        """Record a choice with its report, and each Scorecard with the training that it measured.
+    def memory(self, cache: Path | None = None) -> Memory:
+        """Return the memory of all that was measured.
+
+        Args:
+            cache: keeps what was fetched from a server; artifacts of a sqlite file's are used where they lie.
+        """
+        return Memory(self._client, self._experiment, None if self._local else cache)
+
+    def champion(self, client: str) -> str | None:
+        """Return the run key of the model that serves a client now, if one does."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            version = self._client.get_model_version_by_alias(client, "champion")
+        except MlflowException as error:
+            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise
+            return None
+        return str(version.tags["run_key"])
+
+    def record_selection(self, selection: Selection, folder: Path) -> None:
+        """Record a choice with its report, and that the winner's test split was read.
 
         Args:
             selection: the choice.
-            scorecards: among which it was made.
-            folder: where `write_outcome` wrote both.
+            folder: where `write_outcome` wrote it.
         """
-        for scorecard in scorecards:
-            self._record_scorecard(scorecard, folder / "scorecards" / scorecard.candidate)
+        if selection.test and selection.winner_run_key:
+            self.memory().note_test_reading(selection.winner_run_key, selection.client)
         tags = {"stage": "selection", "client": selection.client, "winner": selection.winner or "none"}
         with self._run(f"select {selection.client}", tags) as run_id:
             self._log_params(run_id, {"contract": selection.contract})
-            self._log_measurements(run_id, "test", selection.test)
+            log_measurements(self._client, run_id, "test", selection.test)
             if selection.utility is not None:
                 self._client.log_metric(run_id, "utility", selection.utility)
             for name in ("selection.json", "report.html"):
@@ -265,15 +291,6 @@ class Tracking:
         bundle.verify()
         return bundle
 
-    def _record_scorecard(self, scorecard: Scorecard, folder: Path) -> None:
-        run_id = self._training_run(scorecard.index.run_key)
-        if run_id is None:  # it failed, or was trained elsewhere
-            return
-        index = scorecard.index
-        for group, measured in (("validation", index.validation), ("test", index.test), ("model", index.model)):
-            self._log_measurements(run_id, group, measured)
-        self._client.log_artifacts(run_id, str(folder), "scorecard")
-
     def _training_run(self, run_key: str) -> str | None:
         found = self._client.search_runs(
             [self._experiment],
@@ -297,29 +314,6 @@ class Tracking:
 
         params = [Param(name, str(value)) for name, value in values.items()]
         self._client.log_batch(run_id, params=params)
-
-    def _log_measurements(self, run_id: str, group: str, measured: Mapping[str, Measurement]) -> None:
-        from mlflow.entities import Metric
-
-        now_ms = int(time.time() * 1000)
-        points = [Metric(_mlflow_name(group, name), m.value, now_ms, 0) for name, m in measured.items()]
-        self._client.log_batch(run_id, metrics=points)
-
-
-def _mlflow_name(group: str, metric: str) -> str:
-    """Name a metric within MLflow's rules, no two alike: validation recall[cat] becomes validation/recall/cat."""
-    about = class_of(metric)
-    parts = [metric] if about is None else [metric.partition("[")[0], about]
-    name = "/".join([group, *map(_encoded, parts)])
-    if len(name) <= LONGEST_NAME:
-        return name
-    end = f"::{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return name[: LONGEST_NAME - len(end)] + end
-
-
-def _encoded(part: str) -> str:
-    """Write the UTF-8 bytes of what MLflow refuses, and of what would make a path of the name, like :2f."""
-    return re.sub(r"[^\w. -]|^\.+$", lambda refused: ":" + refused[0].encode().hex(":"), part)
 
 
 def _experiment(client: "MlflowClient", uri: str) -> str:

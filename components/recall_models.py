@@ -1,0 +1,32 @@
+"""recall_models: what is remembered -> Scorecards to choose among without training."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Output
+
+from components import images
+
+
+@dsl.component(base_image=images.BASE, install_kfp_package=False)
+def recall_models(field: str, measured: Output[Artifact]) -> str:
+    """Fetch every remembered model that answered for the same images; time those that this hardware has not seen.
+
+    Args:
+        field: the beginning of the digest of what they agree in; may be "" where all were measured on the same images.
+        measured: their Scorecards.
+
+    Returns:
+        Where the prepared data lie.
+    """
+    from pathlib import Path
+
+    from components.contenders import timed
+    from components.runtime import task
+    from steelyard.evaluation.latency import hardware_class
+    from steelyard.tracking.memory import the_field
+
+    with task() as runtime:
+        memory = runtime.tracking.memory()
+        chosen = the_field(memory.fields(), field)
+        for card in timed(memory.recall(chosen.digest, hardware_class()), {}, runtime):
+            card.write(Path(measured.path) / card.candidate)
+        return chosen.dataset_uri
