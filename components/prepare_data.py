@@ -32,6 +32,7 @@ def prepare_data(params: str, contract: str, data: str, dataset: Output[Dataset]
         parsed = Params.from_yaml(read_text(params, runtime.store), "params").at(data)
         parsed.check_trainable()
         wanted = Contract.from_yaml(read_text(contract, runtime.store), "contract")
+        wanted.check_task(parsed.task)
         prepared = prepare(parsed.data, parsed.task, Path(dataset.path), runtime.store)
         copyfile(prepared.card, card.path)
         wanted.check_classes(prepared.index.classes)

@@ -11,6 +11,7 @@ from components.deploy_model import deploy_model
 from components.evaluate_candidate import evaluate_candidate
 from components.measure_latency import measure_latency
 from components.prepare_data import prepare_data
+from components.recall_models import recall_models
 from components.register_model import register_model
 from components.runtime import task
 from components.select_model import select_model
@@ -19,7 +20,8 @@ from steelyard.bundle import ModelBundle, read_failure
 from steelyard.data.dataset import Dataset
 from steelyard.drift.profile import ReferenceProfile
 from steelyard.evaluation.scorecard import Scorecard
-from steelyard.params import Candidate
+from steelyard.params import Candidate, Params
+from steelyard.selection.select import read_scorecards
 from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
 
@@ -102,26 +104,34 @@ def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
     assert "the loss became" in str(Scorecard.read(tmp_path / "card").index.failure)
 
 
-def test_from_bundles_to_a_registered_model(bundle: ModelBundle, dataset: Dataset, tmp_path: Path) -> None:
-    classification = _evaluate(bundle.folder, dataset, tmp_path / "card")
+@pytest.fixture
+def trained(candidate: Candidate, dataset: Dataset, tmp_path: Path) -> Path:
+    """What train_candidate left, in the folder and in memory."""
+    spec = candidate.model_dump(mode="json", exclude_none=True)
+    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "trained"))
+    return tmp_path / "trained"
+
+
+def _select(measured: Path, contract: str, folder: Path) -> str:
+    winner: str = select_model.python_func(
+        measured=_at(measured),
+        contract=contract,
+        selection=_at(folder / "selection"),
+        winner=_at(folder / "winner"),
+        report=_at(folder / "report.html"),
+        summary=_at(folder / "summary.md"),
+    )
+    return winner
+
+
+def test_from_bundles_to_a_registered_model(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    classification = _evaluate(trained, dataset, tmp_path / "card")
     assert len(classification.metadata["confusionMatrix"]["rows"]) == 10
     assert classification.metadata["confidenceMetrics"]
     measure_latency.python_func(
-        dataset=_at(dataset.folder),
-        bundles=[_at(bundle.folder)],
-        scorecards=[_at(tmp_path / "card")],
-        measured=_at(tmp_path / "measured"),
+        bundles=[_at(trained)], scorecards=[_at(tmp_path / "card")], measured=_at(tmp_path / "measured")
     )
-    winner = select_model.python_func(
-        bundles=[_at(bundle.folder)],
-        measured=_at(tmp_path / "measured"),
-        contract=SMALL_CONTRACT,
-        selection=_at(tmp_path / "selection"),
-        winner=_at(tmp_path / "winner"),
-        report=_at(tmp_path / "report.html"),
-        summary=_at(tmp_path / "summary.md"),
-    )
-    assert winner == "one-layer"
+    assert _select(tmp_path / "measured", SMALL_CONTRACT, tmp_path) == "one-layer"
     assert "one-layer" in (tmp_path / "report.html").read_text()
     assert "| one-layer |" in (tmp_path / "summary.md").read_text()
     version = register_model.python_func(
@@ -137,18 +147,54 @@ def test_from_bundles_to_a_registered_model(bundle: ModelBundle, dataset: Datase
     assert ReferenceProfile.read(packed.folder).index.model_sha256 == packed.index.files["1/model.onnx"]
 
 
+def test_a_model_of_an_earlier_run_competes_with_the_times_it_had(
+    trained: Path, params: Params, dataset: Dataset, tmp_path: Path
+) -> None:
+    _evaluate(trained, dataset, tmp_path / "card")
+    measure_latency.python_func(
+        bundles=[_at(trained)], scorecards=[_at(tmp_path / "card")], measured=_at(tmp_path / "earlier")
+    )
+    spec = params.candidates["small-cnn"].model_copy(update={"name": "one-layer"}).model_dump(mode="json")
+    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "other"))
+    _evaluate(tmp_path / "other", dataset, tmp_path / "other-card")
+    measure_latency.python_func(
+        bundles=[_at(tmp_path / "other")], scorecards=[_at(tmp_path / "other-card")], measured=_at(tmp_path / "now")
+    )
+    cards = {card.candidate: card for card in read_scorecards([tmp_path / "now"])}
+    (remembered,) = [card for name, card in cards.items() if name.startswith("one-layer-")]
+    before = Scorecard.read(tmp_path / "earlier" / "one-layer")
+    assert remembered.index.run_key == before.index.run_key
+    assert remembered.times is not None
+    assert before.times is not None
+    assert remembered.times.latency_ms_RS.tolist() == before.times.latency_ms_RS.tolist()
+    assert cards["one-layer"].times is not None
+
+
+def test_another_client_is_answered_from_memory_with_a_bundle_to_serve(
+    trained: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    _evaluate(trained, dataset, tmp_path / "card")
+    measure_latency.python_func(
+        bundles=[_at(trained)], scorecards=[_at(tmp_path / "card")], measured=_at(tmp_path / "earlier")
+    )
+    dataset_uri = recall_models.python_func(field="", measured=_at(tmp_path / "recalled"))
+    assert dataset_uri == str(dataset.folder)
+    contract = "client: other\nmetrics: {latency_p99_ms: {weight: 1, worst: 100, ideal: 0.001}}"
+    assert _select(tmp_path / "recalled", contract, tmp_path) == "one-layer"
+    assert ModelBundle(tmp_path / "winner").index.files == ModelBundle(trained).index.files
+
+
+def test_a_memory_without_models_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        recall_models.python_func(field="", measured=_at(tmp_path / "recalled"))
+    assert ended.value.code == 2
+    assert "no model is remembered" in capsys.readouterr().err
+
+
 def test_nobody_eligible_hands_on_an_empty_winner(bundle: ModelBundle, dataset: Dataset, tmp_path: Path) -> None:
     _evaluate(bundle.folder, dataset, tmp_path / "measured" / "one-layer")
-    winner = select_model.python_func(
-        bundles=[_at(bundle.folder)],
-        measured=_at(tmp_path / "measured"),
-        contract="client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1, must: '>= 0.9999'}}",
-        selection=_at(tmp_path / "selection"),
-        winner=_at(tmp_path / "winner"),
-        report=_at(tmp_path / "report.html"),
-        summary=_at(tmp_path / "summary.md"),
-    )
-    assert winner == "none"
+    contract = "client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1, must: '>= 0.9999'}}"
+    assert _select(tmp_path / "measured", contract, tmp_path) == "none"
     assert list((tmp_path / "winner").iterdir()) == []
 
 
@@ -158,6 +204,7 @@ def test_every_component_imports_only_kfp_and_the_standard_library_at_module_lev
         train_candidate,
         evaluate_candidate,
         measure_latency,
+        recall_models,
         select_model,
         register_model,
         deploy_model,

@@ -65,7 +65,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         _forget_models(platform)
         for run_id in platform.started:
             client.delete_run(run_id)
-            remove_objects(f"v2/artifacts/train-and-select/{run_id}")
+            for graph in ("train-and-select", "reselect"):
+                remove_objects(f"v2/artifacts/{graph}/{run_id}")
             kubectl("-n", KFP, "delete", "workflow", "-l", f"pipeline/runid={run_id}", "--ignore-not-found")
         client.delete_experiment(client.get_experiment(experiment_name=EXPERIMENT).experiment_id)
 
@@ -79,7 +80,7 @@ def _forget_models(platform: Platform) -> None:
 
 @pytest.fixture(scope="session")
 def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    main = platform.submit("e2e-main", PARAMS, contract_of(CLIENT))
+    main = platform.submit("e2e-main", params=PARAMS, contract=contract_of(CLIENT))
     project = tmp_path_factory.mktemp("project")
     (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
     (project / "evaluation_metrics.yaml").write_text(CONTRACT, encoding="utf-8")
@@ -89,6 +90,8 @@ def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert submitted.stderr is not None
     platform.started.append(submitted.stderr.readline().split()[1])  # run ID created
     one = PATIENT_PARAMS.replace("epochs: 400", "epochs: 1").replace("patient", "gpu")
-    gpu = platform.submit("e2e-gpu", one, contract_of("e2e-gpu"), "train_and_select-gpu.yaml", deploy=False)
+    gpu = platform.submit(
+        "e2e-gpu", "train_and_select-gpu.yaml", params=one, contract=contract_of("e2e-gpu"), deploy=False
+    )
     yield Runs(platform=platform, main=main, gpu=gpu, submitted=submitted)
     submitted.terminate()

@@ -51,13 +51,11 @@ class Platform:
         values = {"name": name, "namespace": SERVING, "storage_uri": storage_uri} | images
         return InferenceService(**values | changes)
 
-    def submit(
-        self, name: str, params: str, contract: str, pipeline: str = "train_and_select.yaml", **rest: Any
-    ) -> str:
+    def submit(self, name: str, pipeline: str = "train_and_select.yaml", **arguments: Any) -> str:
         """Start a run and return its id."""
         run = self.kfp.create_run_from_pipeline_package(
             str(self.pipelines / pipeline),
-            arguments={"params": params, "contract": contract, **rest},
+            arguments=arguments,
             run_name=name,
             experiment_name=EXPERIMENT,
         )

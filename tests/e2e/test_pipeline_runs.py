@@ -152,7 +152,9 @@ def test_report_and_summary_say_who_won_and_why_the_other_failed(shown: list[Out
     assert "<script src" not in pages["report"]
 
 
-def test_a_second_client_is_served_without_training(platform: Platform, runs: Runs, mlflow: MlflowClient) -> None:
+def test_a_second_client_is_served_from_memory_without_training(
+    platform: Platform, runs: Runs, mlflow: MlflowClient
+) -> None:
     def of_this_project() -> list[str]:
         return [run.info.run_id for run in trainings(mlflow) if run.info.run_name == "tiny-cnn"]
 
@@ -164,12 +166,13 @@ def test_a_second_client_is_served_without_training(platform: Platform, runs: Ru
         assert mlflow.get_model_version_by_alias(client, "champion").tags["deployment"] == "serves"
         assert exists("-n", SERVING, "inferenceservice", client)
     assert len(platform.predictor_pods(SECOND_CLIENT)) == 2
+    assert not tasks(platform, runs.finished_second, "train-candidate")
 
 
 def test_a_run_outlives_a_minute_without_object_store_and_mlflow(platform: Platform, runs: Runs) -> None:
     """Nobody is eligible in this run, so that it also shows that nothing is deployed then."""
     assert runs.finished_second
-    run = platform.submit("e2e-outage", PATIENT_PARAMS, DEMANDING_CONTRACT)
+    run = platform.submit("e2e-outage", params=PATIENT_PARAMS, contract=DEMANDING_CONTRACT)
     running(platform, run, "train-candidate")
     time.sleep(10)
     with without_object_store(platform), without_mlflow():

@@ -79,6 +79,40 @@ def test_another_client_is_answered_from_the_scorecards_alone(
     assert "small-cnn" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_another_client_is_answered_from_memory_and_the_answer_can_be_replayed(
+    project: Path, first_run: "subprocess.CompletedProcess[str]", tmp_path: Path
+) -> None:
+    assert first_run.returncode == 0
+    contract = tmp_path / "other.yaml"
+    contract.write_text(
+        "client: other\nprice_per_hour: 0.5\n"
+        "metrics: {accuracy: {weight: 1, worst: 0, ideal: 1}, images_per_dollar: {weight: 1, worst: 1, ideal: 1.0e+12}}"
+    )
+    out = tmp_path / "out"
+    answer = _steelyard("select", "--contract", contract, "--output", out, "--json", "--memory", project)
+    assert answer.returncode == 0, answer.stderr
+    selection = json.loads(answer.stdout)
+    assert {one["candidate"] for one in selection["ranking"]} == {"one-layer", "small-cnn"}
+    assert all(one["cost"]["dollars_per_million"] > 0 for one in selection["ranking"])
+    replayed = _steelyard("replay", out)
+    assert (replayed.returncode, replayed.stdout) == (0, "the same choice, with the same figures\n")
+    (out / "selection.json").write_text(json.dumps(selection | {"winner": "somebody"}))
+    replayed = _steelyard("replay", out)
+    assert replayed.returncode == 1
+    assert "winner: 'somebody' before" in replayed.stdout
+
+
+def test_select_without_anything_to_choose_among_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "contract.yaml").write_text(SMALL_CONTRACT)
+    words = ("select", "--contract", tmp_path / "contract.yaml", "--output", tmp_path / "out")
+    ended = _steelyard(*words)
+    assert ended.returncode == 2
+    assert "--memory" in ended.stderr
+    ended = _steelyard(*words, "--memory", tmp_path)
+    assert ended.returncode == 2
+    assert "holds no mlflow.db" in ended.stderr
+
+
 def test_serve_answers_until_it_is_interrupted(project: Path, first_run: "subprocess.CompletedProcess[str]") -> None:
     assert first_run.returncode == 0
     ports = {name: free_port() for name in ("--port", "--grpc-port", "--drift-port")}

@@ -26,7 +26,7 @@ def _load(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-@pytest.mark.parametrize("name", ["train_and_select.yaml", "train_and_select-gpu.yaml"])
+@pytest.mark.parametrize("name", ["train_and_select.yaml", "train_and_select-gpu.yaml", "reselect.yaml"])
 def test_the_committed_pipelines_are_what_the_graph_compiles_to(compiled: Path, name: str) -> None:
     assert (COMPILED / name).read_text() == (compiled / name).read_text(), "stale: run `make compile`"
 
@@ -36,7 +36,7 @@ def test_the_release_of_the_images_is_that_of_the_package() -> None:
 
 
 def test_images_follow_the_registry_and_the_tag(tmp_path: Path) -> None:
-    file, _ = compile_all(tmp_path, Images(prefix="registry.example.com/ml", tag="1.2.3"))
+    file, *_ = compile_all(tmp_path, Images(prefix="registry.example.com/ml", tag="1.2.3"))
     executors = _load(file)[0]["deploymentSpec"]["executors"].values()
     images = {executor["container"]["image"] for executor in executors}
     assert images == {f"registry.example.com/ml/{name}-python:1.2.3" for name in ("base", "train")}

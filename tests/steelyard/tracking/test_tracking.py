@@ -27,7 +27,8 @@ from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
 from steelyard.errors import InputError, TrainingDiverged
 from steelyard.evaluation.evaluate import evaluate
-from steelyard.evaluation.scorecard import Measurement, Scorecard
+from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.scorecard import Scorecard
 from steelyard.params import Candidate
 from steelyard.selection.outcome import write_outcome
 from steelyard.selection.select import select
@@ -88,7 +89,7 @@ def test_parameters_curves_and_measurements_are_tracked(
 ) -> None:
     selection = select([scorecard], CONTRACT)
     write_outcome(selection, [scorecard], tmp_path / "selection")
-    Tracking(tracking_uri).record_selection(selection, [scorecard], tmp_path / "selection")
+    Tracking(tracking_uri).record_selection(selection, tmp_path / "selection")
     client = MlflowClient(tracking_uri=tracking_uri)
     chosen, run = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
     assert {item.path for item in client.list_artifacts(chosen.info.run_id)} == {"selection.json", "report.html"}
@@ -195,7 +196,7 @@ def test_any_class_has_a_metric_name_of_its_own(tracking_uri: str, scorecard: Sc
     measured = {f"precision[{name}]": Measurement(value=0.5, bound=0.4, unit="fraction") for name in classes}
     selection = select([scorecard], CONTRACT)
     write_outcome(selection, [scorecard], tmp_path / "selection")
-    Tracking(tracking_uri).record_selection(selection.model_copy(update={"test": measured}), [], tmp_path / "selection")
+    Tracking(tracking_uri).record_selection(selection.model_copy(update={"test": measured}), tmp_path / "selection")
     client = MlflowClient(tracking_uri=tracking_uri)
     run, _ = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
     names = {name for name in run.data.metrics if name.startswith("test/")}
@@ -208,7 +209,7 @@ def test_a_registration_or_selection_that_breaks_off_is_tracked_as_failed(
 ) -> None:
     tracking, client = Tracking(tracking_uri), MlflowClient(tracking_uri=tracking_uri)
     with pytest.raises(FileNotFoundError):
-        tracking.record_selection(select([scorecard], CONTRACT), [], tmp_path / "nothing")
+        tracking.record_selection(select([scorecard], CONTRACT), tmp_path / "nothing")
     shutil.rmtree(trained.folder)
     with pytest.raises((MlflowException, OSError)):
         tracking.register("acme", trained)
