@@ -12,14 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steelyard.data.item import Item
+from steelyard.data.item import Item, Listing
 
 KEY_NAMES = ("key0", "key1", "key2", "key3")  # of near-duplicates
 CACHE_MIB = 64
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQUE, seen INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS items (
-    id INTEGER PRIMARY KEY, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
+    id INTEGER PRIMARY KEY, listing INTEGER NOT NULL, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
     version TEXT NOT NULL, given TEXT NOT NULL, grp TEXT NOT NULL, mask BLOB NOT NULL, gone INTEGER NOT NULL,
     problem TEXT, row INTEGER, digest BLOB, truth TEXT,
     width INTEGER, height INTEGER, brightness REAL, pixels BLOB,
@@ -38,11 +39,15 @@ CREATE TEMP VIEW kept AS SELECT * FROM listed WHERE row IS NOT NULL AND problem 
 CREATE TEMP VIEW quarantined AS SELECT * FROM listed WHERE problem IS NOT NULL;
 """
 _LIST = """
-INSERT INTO items (path, part, label, version, given, grp, mask, problem, gone) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)
+INSERT INTO items (listing, path, part, label, version, given, grp, mask, problem, gone)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
 ON CONFLICT (path, part, label, given, grp) DO UPDATE SET
-    mask = excluded.mask, problem = excluded.problem, gone = 0,
+    listing = excluded.listing, mask = excluded.mask, problem = excluded.problem, gone = 0,
     row = CASE WHEN version = excluded.version THEN row END, version = excluded.version
-WHERE gone OR version <> excluded.version OR mask <> excluded.mask OR problem IS NOT excluded.problem
+"""
+_FORGET_TROUBLED = """
+UPDATE listings SET seen = 0,
+    signature = CASE WHEN id NOT IN (SELECT listing FROM quarantined) THEN signature END
 """
 _RECORD = f"""
 UPDATE items SET problem = ?1, row = ?2, digest = ?3, unit = ?3, truth = COALESCE(?4, label), width = ?5, height = ?6,
@@ -102,31 +107,30 @@ class Catalog:
         """State a fact, in place of an earlier one."""
         self.sql("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, str(value))
 
-    def list_items(self, items: Callable[[], Iterable[Item]], repeats: bool = False) -> int:
-        """Take a source's list as it is now; what was decoded before and has not changed stays decoded.
+    def list_items(self, listings: Iterable[Listing]) -> int:
+        """Take a source's list as it is now, and return its length.
 
-        What could not be used before is looked at again.
-
-        Args:
-            items: lists the source; called again where something is gone, to see what.
-            repeats: whether one item may be listed twice, so that their number says nothing.
+        What was decoded before and has not changed stays decoded. What could not be used before is looked at again.
         """
-        if self._take(items()) < self.count("items") or repeats:
-            self.sql("UPDATE items SET gone = 1")
-            self._take(items())
+        self.sql("BEGIN")
+        self.sql(_FORGET_TROUBLED)
+        for signature, items in listings:
+            if not self.sql("UPDATE listings SET seen = 1 WHERE signature = ?", signature).rowcount:
+                self._take(signature, items)
+        if self.count("listings", "NOT seen"):
+            self.sql("UPDATE items SET gone = 1 WHERE listing IN (SELECT id FROM listings WHERE NOT seen)")
+            self.sql("DELETE FROM listings WHERE NOT seen")
+        self.sql("COMMIT")
         return self.count("listed")
 
-    def _take(self, items: Iterable[Item]) -> int:
-        count = 0
-
-        def rows() -> Iterator[tuple[object, ...]]:
-            nonlocal count
-            for path, version, part, label, group, split, mask, problem in items:
-                count += 1
-                yield os.fsencode(path), part, label, version, split, group, os.fsencode(mask), problem or None
-
-        self.many(_LIST, rows())
-        return count
+    def _take(self, signature: str, items: Iterable[Item]) -> None:
+        """Take items over from whichever listing they were in."""
+        listing = self.sql("INSERT INTO listings (signature, seen) VALUES (?, 1)", signature or None).lastrowid
+        rows = (
+            (listing, os.fsencode(path), part, label, version, split, group, os.fsencode(mask), problem or None)
+            for path, version, part, label, group, split, mask, problem in items
+        )
+        self._connection.executemany(_LIST, rows)
 
     def pending(self, chunk: int) -> Iterator[list[tuple[int, Item]]]:
         """Yield what is still to be decoded, with its id, in chunks; the parts of one file stay together."""

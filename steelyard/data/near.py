@@ -40,7 +40,7 @@ def fingerprints(images_NHWC: NDArray[np.uint8]) -> Fingerprints:
     greys_NHW = _greys(images_NHWC)
     waves_NFF = _WAVES @ greys_NHW.astype(np.float64) @ _WAVES.T
     waves_NB = waves_NFF.reshape(len(greys_NHW), -1)[:, _LOWEST]
-    bits_NB = waves_NB > np.median(waves_NB, axis=1, keepdims=True)
+    bits_NB = waves_NB > np.partition(waves_NB, _MIDDLE, axis=1)[:, [_MIDDLE]]
     keys = [bits_NB[:, order] @ (1 << np.arange(len(_LOWEST), dtype=np.int64)) for order in _ORDERS]
     halves_NHW = greys_NHW[:, 0::2].astype(np.uint16) + greys_NHW[:, 1::2]
     thumbs_NHW = (halves_NHW[:, :, 0::2] + halves_NHW[:, :, 1::2]) >> 2
@@ -52,7 +52,11 @@ def _greys(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     count, height, width, channels = images_NHWC.shape
     tall = images_NHWC.reshape(count * height, width, channels)
     image = Image.fromarray(tall if channels == 3 else tall[:, :, 0]).convert("L")
-    return np.asarray(image.resize((SIDE, SIDE * count), Image.Resampling.BOX)).reshape(count, SIDE, SIDE)
+    if height % SIDE == width % SIDE == 0:  # four times as fast
+        image = image.reduce((width // SIDE, height // SIDE))
+    else:
+        image = image.resize((SIDE, SIDE * count), Image.Resampling.BOX)
+    return np.asarray(image).reshape(count, SIDE, SIDE)
 
 
 def mark_near(catalog: Catalog, thumbs: Path) -> None:
@@ -113,4 +117,5 @@ def _waves() -> NDArray[np.float64]:
 
 _WAVES = _waves()
 _LOWEST = [9 * row + column for row in range(9) for column in range(9) if 0 < row + column <= 10]
+_MIDDLE = len(_LOWEST) // 2
 _ORDERS = [np.random.default_rng(key).permutation(len(_LOWEST)) for key in range(KEYS)]

@@ -82,7 +82,7 @@ def _settings(data: Data) -> str:
 
 def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     """List the source and decode what is new; stop where too much of it is bad."""
-    listed = catalog.list_items(job.source.items, job.source.repeats)
+    listed = catalog.list_items(job.source.listings())
     pixels = Pixels(job.folder, job.shape, masks=job.classes > 0)
     bad = catalog.count("quarantined")
     with closing(decode_pending(job, catalog, workers)) as decoding:
