@@ -14,17 +14,14 @@ from typing import Any, NamedTuple
 
 from steelyard.data.item import Item, Listing
 
-KEY_NAMES = ("key0", "key1", "key2", "key3")  # of near-duplicates
-CACHE_MIB = 64
-SCHEMA = f"""
+CACHE_MIB = 16
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQUE, seen INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY, listing INTEGER NOT NULL, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
     version TEXT NOT NULL, given TEXT NOT NULL, grp TEXT NOT NULL, mask BLOB NOT NULL, gone INTEGER NOT NULL,
-    problem TEXT, row INTEGER, digest BLOB, truth TEXT,
-    width INTEGER, height INTEGER, brightness REAL, pixels BLOB,
-    {", ".join(f"{key} INTEGER" for key in KEY_NAMES)}, unit BLOB, split TEXT,
+    problem TEXT, row INTEGER, split TEXT,
     UNIQUE (path, part, label, given, grp)
 );
 CREATE INDEX IF NOT EXISTS pending ON items (id) WHERE row IS NULL AND problem IS NULL;
@@ -49,26 +46,14 @@ _FORGET_TROUBLED = """
 UPDATE listings SET seen = 0,
     signature = CASE WHEN id NOT IN (SELECT listing FROM quarantined) THEN signature END
 """
-_RECORD = f"""
-UPDATE items SET problem = ?1, row = ?2, digest = ?3, unit = ?3, truth = COALESCE(?4, label), width = ?5, height = ?6,
-    brightness = ?7, pixels = ?8, {", ".join(f"{key} = ?{9 + number}" for number, key in enumerate(KEY_NAMES))}
-    WHERE id = ?{9 + len(KEY_NAMES)}
-"""
 
 
 class Found(NamedTuple):
-    """What became of an item: a problem, or all the rest."""
+    """What became of an item: a problem, or a row of the pixel files."""
 
     id: int
     problem: str | None = None
-    row: int | None = None  # of the pixel files
-    digest: bytes | None = None  # of the pixels
-    truth: str | None = None  # of a mask: its digest; a label is its own truth
-    width: int | None = None
-    height: int | None = None
-    brightness: float | None = None  # mean grey level, 0 to 1
-    pixels: bytes | None = None  # of a mask: pixels of each class, uint32
-    keys: tuple[int, ...] = (0,) * len(KEY_NAMES)
+    row: int | None = None
 
 
 class Catalog:
@@ -150,13 +135,7 @@ class Catalog:
 
     def record(self, found: Iterable[Found]) -> None:
         """Write down what became of items."""
-        self.many(_RECORD, ((*rest, *keys, number) for number, *rest, keys in found))
-
-    def finish(self) -> None:
-        """Get ready for questions about what was decoded."""
-        self.state("rows", self.next_row())
-        self.sql("CREATE INDEX IF NOT EXISTS by_digest ON items (digest)")
-        self.sql("CREATE INDEX IF NOT EXISTS by_unit ON items (unit, label)")
+        self.many("UPDATE items SET problem = ?2, row = ?3 WHERE id = ?1", found)
 
     def count(self, view: str, condition: str = "1") -> int:
         """Count the rows of a view or table."""

@@ -189,12 +189,14 @@ def _entries(folder: int, prefix: str, folders: list[str]) -> Iterator[Entry]:
     """Yield the files of a folder, and collect the folders in it."""
     with os.scandir(folder) as found:
         for one in found:
-            if one.name.startswith("."):
+            name = one.name
+            if name.startswith("."):
                 continue
+            path = prefix + name
             if _is_folder(one):
-                folders.append(prefix + one.name)
+                folders.append(path)
             else:
-                yield _entry(prefix + one.name, one)
+                yield _entry(path, one)
 
 
 def _is_folder(found: "os.DirEntry[str]") -> bool:

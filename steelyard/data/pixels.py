@@ -44,6 +44,7 @@ class RowFile:
     def _header(self, rows: int) -> bytes:
         """Return a header whose length is the same for any number of rows: NumPy leaves room for the number to grow."""
         stream = io.BytesIO()
-        description = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, *self._shape)}
+        kind = np.lib.format.dtype_to_descr(self._dtype)
+        description = {"descr": kind, "fortran_order": False, "shape": (rows, *self._shape)}
         np.lib.format.write_array_header_1_0(stream, description)
         return stream.getvalue()
