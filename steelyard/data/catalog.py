@@ -24,7 +24,6 @@ CREATE TABLE IF NOT EXISTS items (
     problem TEXT, row INTEGER, split TEXT,
     UNIQUE (path, part, label, given, grp)
 );
-CREATE INDEX IF NOT EXISTS pending ON items (id) WHERE row IS NULL AND problem IS NULL;
 """
 _SETTINGS = f"""
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
@@ -40,7 +39,8 @@ INSERT INTO items (listing, path, part, label, version, given, grp, mask, proble
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
 ON CONFLICT (path, part, label, given, grp) DO UPDATE SET
     listing = excluded.listing, mask = excluded.mask, problem = excluded.problem, gone = 0,
-    row = CASE WHEN version = excluded.version THEN row END, version = excluded.version
+    row = CASE WHEN version = excluded.version THEN row END,
+    split = CASE WHEN version = excluded.version THEN split END, version = excluded.version
 """
 _FORGET_TROUBLED = """
 UPDATE listings SET seen = 0,

@@ -133,7 +133,7 @@ class LocalFiles:
     def read(self, path: str) -> bytes:
         """Return a file's bytes."""
         try:
-            with open(os.path.join(self.address, path), "rb") as stream:
+            with open(os.path.join(self.address, path), "rb", buffering=0) as stream:
                 return stream.read()
         except OSError as error:
             raise UnreadableImage(f"can't be read: {error.strerror}") from None

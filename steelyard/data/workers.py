@@ -1,5 +1,6 @@
 """What is pending in a catalog -> rows of pixels, by as many processes as there are processors."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -143,6 +144,7 @@ def _start(job: Job, parent: int) -> None:
     global _worker  # noqa: PLW0603 - how an initializer hands on what it made
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    gc.freeze()  # what was inherited is not looked at again
     _worker = _Worker(job)
 
 

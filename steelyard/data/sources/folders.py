@@ -52,16 +52,11 @@ def _signature(splits: dict[str, str], entries: list[Entry]) -> str:
 
 
 def _items(splits: dict[str, str], entries: list[Entry]) -> Iterator[Item]:
+    top = bool(splits)
     for path, version, problem in entries:
-        folders = path.split("/") if problem else path.split("/")[:-1]
-        below = folders[bool(splits) :]
-        yield Item(
-            path=path,
-            version=version,
-            problem=problem,
-            label=printable(below[0]) if below else "",
-            split=splits.get(folders[0], ""),
-        )
+        names = path.split("/", 2)
+        label = printable(names[top]) if len(names) > top else ""
+        yield Item(path=path, version=version, label=label, split=splits.get(names[0], ""), problem=problem)
 
 
 def _splits(files: Files) -> dict[str, str]:
