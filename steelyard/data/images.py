@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
+from steelyard.data.pixels import gathered
 
 FACTS = np.dtype(
     [
@@ -104,8 +105,7 @@ class Images:
 def facts_of(folder: Path, rows_N: NDArray[np.integer]) -> Iterator[NDArray[Any]]:
     """Yield the facts of some rows, in batches."""
     for start in range(0, len(rows_N), BATCH):
-        # opened anew each time: pages that were read count as memory
-        yield np.load(folder / "facts.npy", mmap_mode="r")[rows_N[start : start + BATCH]]
+        yield gathered(folder / "facts.npy", rows_N[start : start + BATCH])
 
 
 def prefixes(digests_ND: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from steelyard.data.dataset import SPLITS, Split
 from steelyard.data.images import BATCH, STRICTNESS, Images, changes, prefixes
+from steelyard.data.pixels import gathered
 from steelyard.data.shards import Shard, write_shards
 from steelyard.data.workers import Pixels
 from steelyard.store import ObjectStore
@@ -109,8 +110,9 @@ def _hex(digests: NDArray[np.uint8]) -> list[str]:
 def _counts(images: Images, chosen_S: NDArray[np.intp], classes: tuple[str, ...], masks: bool) -> Counter[str]:
     """Return the images of each class; of masks, the pixels."""
     if masks:
-        counts_NK = np.load(images.folder / "counts.npy", mmap_mode="r")
-        counts_K = counts_NK[images.rows_N[chosen_S]].sum(axis=0, dtype=np.int64)
+        rows = (images.rows_N[chosen_S[start : start + BATCH]] for start in range(0, len(chosen_S), BATCH))
+        counts = [gathered(images.folder / "counts.npy", some).sum(axis=0, dtype=np.int64) for some in rows]
+        counts_K = np.sum([np.zeros(len(classes), np.int64), *counts], axis=0)
     else:
         counts_K = np.bincount(images.labels_N[chosen_S], minlength=len(classes))
     return Counter(dict(zip(classes, counts_K.tolist(), strict=True)))

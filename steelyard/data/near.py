@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.images import FACTS, Images
+from steelyard.data.pixels import gathered
 
 KEYS = FACTS["keys"].shape[0]
 WINDOW, CORRELATION = 8, 0.99
@@ -63,7 +64,7 @@ def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     other_N = np.full(len(images.ids_N), -1, np.int32)
     by_pixels_N = np.lexsort((images.ids_N, images.prefixes_N)).astype(np.int32)
     for key in range(KEYS):
-        keys_N = np.concatenate([facts["keys"][:, key] for facts in images.facts(by_pixels_N)])
+        keys_N = np.concatenate([facts["keys"][:, key] for facts in images.facts()])[by_pixels_N]
         sorted_N = by_pixels_N[np.argsort(keys_N, kind="stable")]
         keys_N.sort()
         for start in range(0, len(sorted_N), BLOCK):
@@ -91,7 +92,7 @@ def _near(
         strict += [ascending + step, descending]
     first, second = np.concatenate(weak), np.concatenate(strict)
     compared, back = np.unique(np.concatenate([first, second]), return_inverse=True)
-    thumbs_CT = np.load(images.folder / "thumbs.npy", mmap_mode="r")[images.rows_N[places_M[compared]]]
+    thumbs_CT = gathered(images.folder / "thumbs.npy", images.rows_N[places_M[compared]])
     alike = _alike(thumbs_CT.astype(np.float32), back[: len(first)], back[len(first) :])
     return first[alike], second[alike]
 
