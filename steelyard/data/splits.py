@@ -108,7 +108,7 @@ def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], gi
 class _Units(NamedTuple):
     """What is dealt out whole: U groups and images."""
 
-    of_N: NDArray[np.intp]
+    of_N: NDArray[np.int32]
     strictness_U: NDArray[np.int8]
     ranks_U: NDArray[np.uint64]  # an order that depends on names or pixels, and the seed
     alone: int  # images without a group
@@ -143,23 +143,24 @@ def _group_in_path(catalog: Catalog, group: str) -> str:
 
 def _units(images: Images, groups_N: NDArray[np.int32], names: list[str], seed: int) -> _Units:
     """Return what is dealt out whole: groups, where there are any; else each image with its copies."""
-    distinct_N = np.unique(images.prefixes_N, return_inverse=True)[1]
-    numbers_N = distinct_N + len(names)
+    _, first_U, of_N = np.unique(images.prefixes_N, return_index=True, return_inverse=True)
+    groups, alone = list[bytes](), len(of_N)
     if names:
-        numbers_D = np.arange(distinct_N.max() + 1) + len(names)
+        numbers_D = np.arange(len(first_U)) + len(names)
         has_M = np.flatnonzero(groups_N >= 0)
-        numbers_D[distinct_N[has_M]] = _united(distinct_N[has_M], groups_N[has_M], len(names))[groups_N[has_M]]
-        numbers_N = numbers_D[distinct_N]
-    numbers_U, first_U, of_N = np.unique(numbers_N, return_index=True, return_inverse=True)
-    strictness_U = np.zeros(len(numbers_U), np.int8)
+        numbers_D[of_N[has_M]] = _united(of_N[has_M], groups_N[has_M], len(names))[groups_N[has_M]]
+        numbers_N = numbers_D[of_N]
+        alone = int(np.count_nonzero(numbers_N >= len(names)))
+        numbers_U, first_U, of_N = np.unique(numbers_N, return_index=True, return_inverse=True)
+        groups = [f"group {names[number]}".encode() for number in numbers_U[numbers_U < len(names)].tolist()]
+    strictness_U = np.zeros(len(first_U), np.int8)
     np.maximum.at(strictness_U, of_N, images.given_N)
-    groups = [f"group {names[number]}".encode() for number in numbers_U[numbers_U < len(names)].tolist()]
     ranks = [_ranks(seed, groups)]
     for facts in images.facts(first_U[len(groups) :]):
         digests = facts["digest"].tobytes()
         ranks.append(_ranks(seed, [digests[start : start + 32] for start in range(0, len(digests), 32)]))
     ranks_U = np.concatenate(ranks)
-    return _Units(of_N, strictness_U, ranks_U, int((numbers_N >= len(names)).sum()))
+    return _Units(of_N.astype(np.int32), strictness_U, ranks_U, alone)
 
 
 def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
@@ -168,7 +169,7 @@ def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(hashes, ">u8").astype(np.uint64)
 
 
-def _united(distinct_M: NDArray[np.intp], groups_M: NDArray[np.int32], groups: int) -> NDArray[np.intp]:
+def _united(distinct_M: NDArray[np.integer], groups_M: NDArray[np.int32], groups: int) -> NDArray[np.intp]:
     """Return for each group the first of those that it is one with, since they share an image (union-find)."""
     above = list(range(groups))
 
@@ -204,7 +205,7 @@ def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]
 
     Test is full before validation is begun: one image more moves few others.
     """
-    labels_U = np.full(len(units.ranks_U), len(images.names))
+    labels_U = np.full(len(units.ranks_U), len(images.names), np.int32)
     np.minimum.at(labels_U, units.of_N, images.labels_N)
     free_F = np.flatnonzero(units.strictness_U <= TRAIN)
     order_F = free_F[np.lexsort((units.ranks_U[free_F], labels_U[free_F]))]
