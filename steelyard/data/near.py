@@ -62,7 +62,7 @@ def _greys(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     """Return for each image the place of a near-duplicate in a stricter split; -1 where there is none."""
     other_N = np.full(len(images.ids_N), -1, np.int32)
-    by_pixels_N = np.lexsort((images.ids_N, images.prefixes_N)).astype(np.int32)
+    by_pixels_N = np.argsort(images.prefixes_N, kind="stable").astype(np.int32)
     for key in range(KEYS):
         keys_N = np.concatenate([facts["keys"][:, key] for facts in images.facts()])[by_pixels_N]
         sorted_N = by_pixels_N[np.argsort(keys_N, kind="stable")]
