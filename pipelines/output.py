@@ -9,7 +9,16 @@ from steelyard.errors import InputError, SteelyardError
 
 SELECTION_HOLDS = {"selection.json", "report.html", "scorecards"}
 DATASET_HOLDS = {
-    *("dataset.json", "card.html", "catalog.sqlite", "images.npy", "masks.npy", "thumbs.npy"),
+    *(
+        "dataset.json",
+        "card.html",
+        "catalog.sqlite",
+        "images.npy",
+        "masks.npy",
+        "thumbs.npy",
+        "facts.npy",
+        "counts.npy",
+    ),
     *("train", "validation", "test"),
 }
 RUN_REPLACES = {"pipeline", "selection", "model"}

@@ -1,6 +1,6 @@
 """The data card: one HTML file that says what a dataset holds, shows some of it, and what looks wrong with it.
 
-However many images there are, it looks at a few of them and lets the catalog count the others.
+However many images there are, it looks at a few of them and counts the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, DatasetIndex, Split
 from steelyard.data.files import place
+from steelyard.data.images import Images
 from steelyard.data.pictures import TINY, colour, picture, tinted
 from steelyard.page import environment
 
@@ -25,27 +26,23 @@ PAIRS, PAIR_SIDE = 8, 160
 BARS = 25
 BLOCK = 2**16
 
-_PAIRS = """
-SELECT one.row, one.path, one.part, one.label, one.split, other.row, other.path, other.part, other.label, other.split
-FROM (SELECT near.id, other FROM near JOIN items USING (id) ORDER BY digest, path, part LIMIT ?) AS pair
-JOIN items AS one ON one.id = pair.id JOIN items AS other ON other.id = pair.other
-ORDER BY one.digest, one.path, one.part
-"""
+_PLACE = "SELECT path, part, label, split FROM items WHERE id = ?"
 
 
-def write_card(folder: Path, index: DatasetIndex, catalog: Catalog) -> None:
+def write_card(index: DatasetIndex, images: Images, catalog: Catalog) -> None:
     """Write `card.html`.
 
     Args:
-        folder: with the images as arrays.
-        index: what they add up to.
+        index: what the images add up to.
+        images: those in use, as arrays.
         catalog: where each came from.
 
     Raises:
         MissingExtra: Jinja is not installed.
     """
     template = environment(Path(__file__).parent).get_template(TEMPLATE)
-    (folder / "card.html").write_text(template.render(_facts(folder, index, catalog)), encoding="utf-8")
+    page = template.render(_facts(index, images, catalog))
+    (images.folder / "card.html").write_text(page, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +77,7 @@ class Shown:
     split: Split | None
 
 
-def _facts(folder: Path, index: DatasetIndex, catalog: Catalog) -> dict[str, object]:
+def _facts(index: DatasetIndex, images: Images, catalog: Catalog) -> dict[str, object]:
     classes = _classes(index)
     masks = index.task == "segmentation"
     return {
@@ -93,10 +90,10 @@ def _facts(folder: Path, index: DatasetIndex, catalog: Catalog) -> dict[str, obj
         "tiny": max(index.image_shape) <= TINY,
         "classes": sorted(classes, key=lambda one: (-one.total, one.name))[:MOST_CLASSES],
         "legend": classes if masks else [],
-        "samples": [] if masks else list(_samples(folder, index.classes)),
-        "masked": list(_masked(folder)) if masks else [],
-        "histograms": [_sizes(catalog, "width"), _sizes(catalog, "height"), _brightness(catalog)],
-        "pairs": list(_pairs(folder, catalog)),
+        "samples": [] if masks else list(_samples(images.folder, index.classes)),
+        "masked": list(_masked(images.folder)) if masks else [],
+        "histograms": [_sizes(images, "width"), _sizes(images, "height"), _brightness(images)],
+        "pairs": list(_pairs(images, catalog)),
         "on_paper": ON_PAPER,
         "quarantined": index.quarantined[:MOST_QUARANTINED],
     }
@@ -148,18 +145,21 @@ def _masked(folder: Path) -> Iterator[str]:
         yield picture(tinted(images_NHWC[row], masks_NHW[row]), MASKED_SIDE)
 
 
-def _pairs(folder: Path, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
-    images_NHWC = np.load(folder / "images.npy", mmap_mode="r")
+def _pairs(images: Images, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
+    images_NHWC = np.load(images.folder / "images.npy", mmap_mode="r")
 
-    def shown(row: int, path: bytes, part: int, label: str, split: Split | None) -> Shown:
-        return Shown(picture=picture(images_NHWC[row], PAIR_SIDE), place=place(path, part), label=label, split=split)
+    def shown(at: int) -> Shown:
+        path, part, label, split = catalog.sql(_PLACE, int(images.ids_N[at])).fetchone()
+        image = picture(images_NHWC[images.rows_N[at]], PAIR_SIDE)
+        return Shown(picture=image, place=place(path, part), label=label, split=split)
 
-    for pair in catalog.sql(_PAIRS, PAIRS):
-        yield shown(*pair[:5]), shown(*pair[5:])
+    near_M = np.flatnonzero(images.near_N >= 0)
+    for at in near_M[np.lexsort((images.ids_N[near_M], images.prefixes_N[near_M]))][:PAIRS].tolist():
+        yield shown(at), shown(int(images.near_N[at]))
 
 
-def _sizes(catalog: Catalog, side: str) -> Histogram:
-    sizes_G, counts_G = _groups(catalog, side)
+def _sizes(images: Images, side: str) -> Histogram:
+    sizes_G, counts_G = _groups(facts[side] for facts in images.facts())
     low, high = int(sizes_G.min()), int(sizes_G.max())
     logarithmic = high > 10 * low
     if logarithmic:
@@ -172,17 +172,16 @@ def _sizes(catalog: Catalog, side: str) -> Histogram:
     return Histogram(name=side, low=f"{low}", high=f"{high} pixels", bars=bars, logarithmic=logarithmic)
 
 
-def _brightness(catalog: Catalog) -> Histogram:
-    levels_G, counts_G = _groups(catalog, f"CAST(brightness * {BARS} AS INTEGER)")
+def _brightness(images: Images) -> Histogram:
+    levels_G, counts_G = _groups((facts["brightness"] * BARS).astype(np.int32) for facts in images.facts())
     values = [f"{bar / BARS:.2f} to {(bar + 1) / BARS:.2f}" for bar in range(BARS)]
     bars = _bars(np.histogram(levels_G, BARS, (0, BARS), weights=counts_G)[0], values)
     return Histogram(name="brightness", low="0, black", high="1, white", bars=bars)
 
 
-def _groups(catalog: Catalog, value: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    found = catalog.sql(f"SELECT {value} AS value, COUNT(*) FROM kept GROUP BY value").fetchall()
-    values_G, counts_G = np.array(found, np.int64).T
-    return values_G, counts_G
+def _groups(batches: Iterator[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return values, and how often each occurs."""
+    return np.unique(np.concatenate(list(batches)), return_counts=True)
 
 
 def _bars(counts: NDArray[np.int64], values: Sequence[str]) -> list[tuple[float, str]]:

@@ -12,21 +12,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steelyard.data.item import Item
+from steelyard.data.item import Item, Listing
 
-KEY_NAMES = ("key0", "key1", "key2", "key3")  # of near-duplicates
-CACHE_MIB = 64
-SCHEMA = f"""
+CACHE_MIB = 16
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQUE, seen INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS items (
-    id INTEGER PRIMARY KEY, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
+    id INTEGER PRIMARY KEY, listing INTEGER NOT NULL, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
     version TEXT NOT NULL, given TEXT NOT NULL, grp TEXT NOT NULL, mask BLOB NOT NULL, gone INTEGER NOT NULL,
-    problem TEXT, row INTEGER, digest BLOB, truth TEXT,
-    width INTEGER, height INTEGER, brightness REAL, pixels BLOB,
-    {", ".join(f"{key} INTEGER" for key in KEY_NAMES)}, unit BLOB, split TEXT,
+    problem TEXT, row INTEGER, split TEXT,
     UNIQUE (path, part, label, given, grp)
 );
-CREATE INDEX IF NOT EXISTS pending ON items (id) WHERE row IS NULL AND problem IS NULL;
 """
 _SETTINGS = f"""
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
@@ -38,32 +35,25 @@ CREATE TEMP VIEW kept AS SELECT * FROM listed WHERE row IS NOT NULL AND problem 
 CREATE TEMP VIEW quarantined AS SELECT * FROM listed WHERE problem IS NOT NULL;
 """
 _LIST = """
-INSERT INTO items (path, part, label, version, given, grp, mask, problem, gone) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)
+INSERT INTO items (listing, path, part, label, version, given, grp, mask, problem, gone)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
 ON CONFLICT (path, part, label, given, grp) DO UPDATE SET
-    mask = excluded.mask, problem = excluded.problem, gone = 0,
-    row = CASE WHEN version = excluded.version THEN row END, version = excluded.version
-WHERE gone OR version <> excluded.version OR mask <> excluded.mask OR problem IS NOT excluded.problem
+    listing = excluded.listing, mask = excluded.mask, problem = excluded.problem, gone = 0,
+    row = CASE WHEN version = excluded.version THEN row END,
+    split = CASE WHEN version = excluded.version THEN split END, version = excluded.version
 """
-_RECORD = f"""
-UPDATE items SET problem = ?1, row = ?2, digest = ?3, unit = ?3, truth = COALESCE(?4, label), width = ?5, height = ?6,
-    brightness = ?7, pixels = ?8, {", ".join(f"{key} = ?{9 + number}" for number, key in enumerate(KEY_NAMES))}
-    WHERE id = ?{9 + len(KEY_NAMES)}
+_FORGET_TROUBLED = """
+UPDATE listings SET seen = 0,
+    signature = CASE WHEN id NOT IN (SELECT listing FROM quarantined) THEN signature END
 """
 
 
 class Found(NamedTuple):
-    """What became of an item: a problem, or all the rest."""
+    """What became of an item: a problem, or a row of the pixel files."""
 
     id: int
     problem: str | None = None
-    row: int | None = None  # of the pixel files
-    digest: bytes | None = None  # of the pixels
-    truth: str | None = None  # of a mask: its digest; a label is its own truth
-    width: int | None = None
-    height: int | None = None
-    brightness: float | None = None  # mean grey level, 0 to 1
-    pixels: bytes | None = None  # of a mask: pixels of each class, uint32
-    keys: tuple[int, ...] = (0,) * len(KEY_NAMES)
+    row: int | None = None
 
 
 class Catalog:
@@ -102,31 +92,30 @@ class Catalog:
         """State a fact, in place of an earlier one."""
         self.sql("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, str(value))
 
-    def list_items(self, items: Callable[[], Iterable[Item]], repeats: bool = False) -> int:
-        """Take a source's list as it is now; what was decoded before and has not changed stays decoded.
+    def list_items(self, listings: Iterable[Listing]) -> int:
+        """Take a source's list as it is now, and return its length.
 
-        What could not be used before is looked at again.
-
-        Args:
-            items: lists the source; called again where something is gone, to see what.
-            repeats: whether one item may be listed twice, so that their number says nothing.
+        What was decoded before and has not changed stays decoded. What could not be used before is looked at again.
         """
-        if self._take(items()) < self.count("items") or repeats:
-            self.sql("UPDATE items SET gone = 1")
-            self._take(items())
+        self.sql("BEGIN")
+        self.sql(_FORGET_TROUBLED)
+        for signature, items in listings:
+            if not self.sql("UPDATE listings SET seen = 1 WHERE signature = ?", signature).rowcount:
+                self._take(signature, items)
+        if self.count("listings", "NOT seen"):
+            self.sql("UPDATE items SET gone = 1 WHERE listing IN (SELECT id FROM listings WHERE NOT seen)")
+            self.sql("DELETE FROM listings WHERE NOT seen")
+        self.sql("COMMIT")
         return self.count("listed")
 
-    def _take(self, items: Iterable[Item]) -> int:
-        count = 0
-
-        def rows() -> Iterator[tuple[object, ...]]:
-            nonlocal count
-            for path, version, part, label, group, split, mask, problem in items:
-                count += 1
-                yield os.fsencode(path), part, label, version, split, group, os.fsencode(mask), problem or None
-
-        self.many(_LIST, rows())
-        return count
+    def _take(self, signature: str, items: Iterable[Item]) -> None:
+        """Take items over from whichever listing they were in."""
+        listing = self.sql("INSERT INTO listings (signature, seen) VALUES (?, 1)", signature or None).lastrowid
+        rows = (
+            (listing, os.fsencode(path), part, label, version, split, group, os.fsencode(mask), problem or None)
+            for path, version, part, label, group, split, mask, problem in items
+        )
+        self._connection.executemany(_LIST, rows)
 
     def pending(self, chunk: int) -> Iterator[list[tuple[int, Item]]]:
         """Yield what is still to be decoded, with its id, in chunks; the parts of one file stay together."""
@@ -146,13 +135,7 @@ class Catalog:
 
     def record(self, found: Iterable[Found]) -> None:
         """Write down what became of items."""
-        self.many(_RECORD, ((*rest, *keys, number) for number, *rest, keys in found))
-
-    def finish(self) -> None:
-        """Get ready for questions about what was decoded."""
-        self.state("rows", self.next_row())
-        self.sql("CREATE INDEX IF NOT EXISTS by_digest ON items (digest)")
-        self.sql("CREATE INDEX IF NOT EXISTS by_unit ON items (unit, label)")
+        self.many("UPDATE items SET problem = ?2, row = ?3 WHERE id = ?1", found)
 
     def count(self, view: str, condition: str = "1") -> int:
         """Count the rows of a view or table."""

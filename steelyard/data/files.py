@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 from steelyard.errors import SourceError, UnreadableImage
 from steelyard.store import ObjectStore, is_remote, needed
+
+MOST_TOGETHER = 2**14
 
 
 class Entry(NamedTuple):
@@ -29,8 +32,11 @@ class Files(Protocol):
     def address(self) -> str:
         """For messages."""
 
-    def walk(self) -> Iterator[Entry]:
-        """Yield every file, in no order that means anything; names that begin with '.' are left out."""
+    def walk(self) -> Iterator[list[Entry]]:
+        """Yield every file, those of a folder together, MOST_TOGETHER at most; names that begin with '.' are left out.
+
+        Nothing else is meant by their order, which is the same as long as the folder is.
+        """
 
     def folders(self) -> Iterator[str]:
         """Yield the names of the folders at the top, but for those that begin with '.'."""
@@ -86,30 +92,25 @@ class LocalFiles:
 
     address: str
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self) -> Iterator[list[Entry]]:
         """Yield every file below the folder."""
         waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
         while waiting:
             below, above = waiting.pop()
-            here = os.path.join(self.address, below)
             try:
-                there = os.stat(here)
-                if (there.st_dev, there.st_ino) in above:
-                    yield Entry(below, "", "is a symbolic link to a folder above it")
-                    continue
-                entries = os.scandir(here)
-            except OSError as error:
-                yield Entry(below, "", f"can't be opened: {error.strerror}")
-                continue
-            with entries:
-                for found in entries:
-                    if found.name.startswith("."):
+                with _opened(os.path.join(self.address, below)) as folder:
+                    here = os.fstat(folder)
+                    if (here.st_dev, here.st_ino) in above:
+                        yield [Entry(below, "", "is a symbolic link to a folder above it")]
                         continue
-                    path = f"{below}/{found.name}" if below else found.name
-                    if _is_folder(found):
-                        waiting.append((path, (*above, (there.st_dev, there.st_ino))))
-                    else:
-                        yield _entry(path, found)
+                    inside = (*above, (here.st_dev, here.st_ino))
+                    folders: list[str] = []
+                    entries = _entries(folder, f"{below}/" if below else "", folders)
+                    while together := list(islice(entries, MOST_TOGETHER)):
+                        yield together
+                    waiting += ((path, inside) for path in folders)
+            except OSError as error:
+                yield [Entry(below, "", f"can't be opened: {error.strerror}")]
 
     def folders(self) -> Iterator[str]:
         """Yield the names of the folders at the top."""
@@ -132,7 +133,7 @@ class LocalFiles:
     def read(self, path: str) -> bytes:
         """Return a file's bytes."""
         try:
-            with open(os.path.join(self.address, path), "rb") as stream:
+            with open(os.path.join(self.address, path), "rb", buffering=0) as stream:
                 return stream.read()
         except OSError as error:
             raise UnreadableImage(f"can't be read: {error.strerror}") from None
@@ -145,11 +146,12 @@ class RemoteFiles:
     store: ObjectStore
     address: str
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self) -> Iterator[list[Entry]]:
         """Yield every object below the prefix."""
-        for path, version in self.store.walk(self.address):
-            if not any(part.startswith(".") for part in path.split("/")):
-                yield Entry(path, version)
+        entries = (Entry(*found) for found in self.store.walk(self.address) if "/." not in f"/{found[0]}")
+        for _, together in groupby(entries, key=lambda entry: entry.path.rpartition("/")[0]):
+            while some := list(islice(together, MOST_TOGETHER)):
+                yield some
 
     def folders(self) -> Iterator[str]:
         """Yield the first parts of the objects' names."""
@@ -172,6 +174,29 @@ class RemoteFiles:
             return self.store.read(f"{self.address.rstrip('/')}/{path}")
         except SourceError:
             raise UnreadableImage("does not exist") from None
+
+
+@contextmanager
+def _opened(folder: str) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _entries(folder: int, prefix: str, folders: list[str]) -> Iterator[Entry]:
+    """Yield the files of a folder, and collect the folders in it."""
+    with os.scandir(folder) as found:
+        for one in found:
+            name = one.name
+            if name.startswith("."):
+                continue
+            path = prefix + name
+            if _is_folder(one):
+                folders.append(path)
+            else:
+                yield _entry(path, one)
 
 
 def _is_folder(found: "os.DirEntry[str]") -> bool:

@@ -1,6 +1,6 @@
 """What a source lists, and what it makes of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,12 +31,18 @@ class Sample(NamedTuple):
     mask_HW: NDArray[np.uint8] | None = None
 
 
+class Listing(NamedTuple):
+    """Some of what a source lists."""
+
+    signature: str  # of two listings with the same one, the items are the same; "" is like no other
+    items: Iterable[Item]  # made as they are asked for
+
+
 class Source(Protocol):
     """Where labelled images come from."""
 
     parallel: bool  # whether loading is work worth sharing among processes
     remote: bool  # whether loading waits for a network
-    repeats: bool  # whether it may list an item twice
 
     def items(self) -> Iterator[Item]:
         """Yield every item, in no order that means anything.
@@ -45,6 +51,10 @@ class Source(Protocol):
             SourceError: the source is missing, or is not laid out as it should be.
             StoreError: the store does not answer.
         """
+
+    def listings(self) -> Iterator[Listing]:
+        """Yield the same in parts; those with a known signature need not be looked at. Errors as of `items`."""
+        yield Listing("", self.items())
 
     def load(self, item: Item, shape: Shape) -> Sample:
         """Decode one item.

@@ -1,32 +1,20 @@
-"""Catalog -> the files that a Dataset is read from, rows and labels or shards, and what they add up to."""
+"""Images in use -> the files that a Dataset is read from, rows and labels or shards, and what they add up to."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.pixels import RowFile
+from steelyard.data.images import BATCH, STRICTNESS, Images, changes, prefixes
+from steelyard.data.pixels import gathered
 from steelyard.data.shards import Shard, write_shards
 from steelyard.data.workers import Pixels
 from steelyard.store import ObjectStore
-
-BATCH = 4096
-
-
-class _Row(NamedTuple):
-    split: Split
-    row: int
-    digest: bytes
-    label: str
-    truth: str
-    pixels: bytes | None
 
 
 @dataclass(slots=True)
@@ -42,38 +30,36 @@ class Tally:
     evaluation_digest: str = ""
 
 
-def write_rows(catalog: Catalog, folder: Path, classes: tuple[str, ...], shape: tuple[int, ...], masks: bool) -> Tally:
-    """Write `rows.npy` of each split and, where images have labels, `labels.npy`; count and digest what is in use.
+def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...], masks: bool) -> Tally:
+    """Write `rows.npy` of each split and, where images have labels, `labels.npy`; count and digest what is in a split.
 
     Within a split the images are in the order of the digests of their pixels, which has no meaning and is the same
     everywhere.
     """
-    tally = Tally({split: Counter(dict.fromkeys(classes, 0)) for split in SPLITS})
-    files = {split: _Files(folder / split, classes, masks) for split in SPLITS}
+    order_M, truths_M = _in_order(images, masks)
+    splits_M, same_M = images.splits_N[order_M], ~changes(images.prefixes_N[order_M])
+    differ_M = changes(truths_M) & same_M
     content, splits, evaluation = (hashlib.sha256(f"{shape}\n".encode()) for _ in range(3))
-    last = _Row("train", -1, b"", "", "", None)
-    conflict = False
-    for batch in _rows_in_use(catalog):
-        for row in batch:
-            same = row.digest == last.digest
-            tally.duplicates += same
-            if same and row.truth != last.truth and not conflict:
-                tally.conflicts, conflict = tally.conflicts + 1, True
-            conflict, last = conflict and same, row
-            content.update(f"{row.truth}:{row.digest.hex()}\n".encode())
-            line = f"{row.split}:{row.truth}:{row.digest.hex()}\n".encode()
-            splits.update(line)
-            if row.split != "train":
-                evaluation.update(line)
-        for split, file in files.items():
-            chosen = [row for row in batch if row.split == split]
-            file.add(chosen)
-            tally.images[split] += len(chosen)
-            tally.counts[split].update(_counts(chosen, classes))
-    for file in files.values():
-        file.close()
-    tally.content_digest, tally.split_digest = content.hexdigest(), splits.hexdigest()
-    tally.evaluation_digest = evaluation.hexdigest()
+    for content_lines, split_lines, evaluation_lines in _lines(images, order_M, masks):
+        content.update(content_lines)
+        splits.update(split_lines)
+        evaluation.update(evaluation_lines)
+    tally = Tally(
+        counts={},
+        duplicates=int(same_M.sum()),
+        conflicts=len(np.unique(images.prefixes_N[order_M][differ_M])),
+        content_digest=content.hexdigest(),
+        split_digest=splits.hexdigest(),
+        evaluation_digest=evaluation.hexdigest(),
+    )
+    for split in SPLITS:
+        chosen_S = order_M[splits_M == STRICTNESS.index(split)]
+        folder = _emptied(images.folder / split)
+        np.save(folder / "rows.npy", images.rows_N[chosen_S].astype(np.int64))
+        if not masks:
+            np.save(folder / "labels.npy", images.labels_N[chosen_S].astype(np.int64))
+        tally.images[split] = len(chosen_S)
+        tally.counts[split] = _counts(images, chosen_S, classes, masks)
     return tally
 
 
@@ -99,45 +85,51 @@ def move_to_shards(
     return names
 
 
-class _Files:
-    """Rows and labels of one split."""
-
-    def __init__(self, folder: Path, classes: tuple[str, ...], masks: bool) -> None:
-        folder.mkdir(exist_ok=True)
-        for file in folder.iterdir():  # of a run that was cut off
-            file.unlink()
-        self._rows = RowFile(folder / "rows.npy", (), np.int64)
-        self._labels = None if masks else RowFile(folder / "labels.npy", (), np.int64)
-        self._numbers = {name: number for number, name in enumerate(classes)}
-        self._length = 0
-
-    def add(self, rows: list[_Row]) -> None:
-        self._rows.write(self._length, np.array([row.row for row in rows], np.int64))
-        if self._labels is not None:
-            self._labels.write(self._length, np.array([self._numbers[row.label] for row in rows], np.int64))
-        self._length += len(rows)
-
-    def close(self) -> None:
-        for file in (self._rows, self._labels):
-            if file is not None:
-                file.close(self._length)
+def _in_order(images: Images, masks: bool) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+    """Return what is in a split, by pixels and then by truth, with the beginnings of the truths."""
+    in_use_M = np.flatnonzero(images.splits_N)
+    truths_M = images.labels_N[in_use_M].astype(np.uint64)
+    if masks:
+        truths_M = np.concatenate([prefixes(facts["truth"]) for facts in images.facts(in_use_M)])
+    order_M = np.lexsort((truths_M, images.prefixes_N[in_use_M]))
+    return in_use_M[order_M], truths_M[order_M]
 
 
-def _rows_in_use(catalog: Catalog) -> Iterator[list[_Row]]:
-    rows = catalog.sql(
-        "SELECT split, row, digest, label, truth, pixels FROM kept WHERE split IS NOT NULL "
-        "ORDER BY digest, truth, label"
-    )
-    while batch := rows.fetchmany(BATCH):
-        yield [_Row(*row) for row in batch]
+def _lines(images: Images, order_M: NDArray[np.intp], masks: bool) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield what is digested of batches of images: truth and digest of the pixels; the same with the split; the same
+    of what is evaluated on.
+    """
+    for start, facts in zip(range(0, len(order_M), BATCH), images.facts(order_M), strict=True):
+        places = order_M[start : start + BATCH]
+        truths = _hex(facts["truth"]) if masks else [images.names[label] for label in images.labels_N[places].tolist()]
+        lines = [f"{truth}:{digest}\n" for truth, digest in zip(truths, _hex(facts["digest"]), strict=True)]
+        splits = [STRICTNESS[split] for split in images.splits_N[places].tolist()]
+        dealt = list(map("{}:{}".format, splits, lines))
+        evaluated = (line for line, split in zip(dealt, splits, strict=True) if split != "train")
+        yield tuple("".join(some).encode() for some in (lines, dealt, evaluated))  # type: ignore[misc]
 
 
-def _counts(rows: list[_Row], classes: tuple[str, ...]) -> dict[str, int]:
-    masks = [np.frombuffer(row.pixels, np.uint32) for row in rows if row.pixels is not None]
-    if not masks:
-        return Counter(row.label for row in rows)
-    totals_K: NDArray[np.int64] = np.stack(masks).sum(axis=0, dtype=np.int64)
-    return dict(zip(classes, totals_K.tolist(), strict=True))
+def _hex(digests: NDArray[np.uint8]) -> list[str]:
+    text = digests.tobytes().hex()
+    return [text[start : start + 64] for start in range(0, len(text), 64)]
+
+
+def _counts(images: Images, chosen_S: NDArray[np.intp], classes: tuple[str, ...], masks: bool) -> Counter[str]:
+    """Return the images of each class; of masks, the pixels."""
+    if masks:
+        rows = (images.rows_N[chosen_S[start : start + BATCH]] for start in range(0, len(chosen_S), BATCH))
+        counts = [gathered(images.folder / "counts.npy", some).sum(axis=0, dtype=np.int64) for some in rows]
+        counts_K = np.sum([np.zeros(len(classes), np.int64), *counts], axis=0)
+    else:
+        counts_K = np.bincount(images.labels_N[chosen_S], minlength=len(classes))
+    return Counter(dict(zip(classes, counts_K.tolist(), strict=True)))
+
+
+def _emptied(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for file in folder.iterdir():  # of a run that was cut off
+        file.unlink()
+    return folder
 
 
 def _samples(folder: Path, pixels: Pixels, labelled: bool) -> Iterator[Shard]:

@@ -16,11 +16,13 @@ _TINT = 0.5  # of a mask's colours, over the image
 
 def picture(image_HWC: NDArray[np.uint8], side: int) -> str:
     """Return an image as a JPEG in a data URI, reduced by a whole number until neither side is longer than `side`."""
-    image = Image.fromarray(image_HWC if image_HWC.shape[2] == 3 else image_HWC[:, :, 0])
-    fine = max(image.size) <= TINY
-    pixels_HWC = np.atleast_3d(np.asarray(image.reduce(-(-max(image.size) // side))))
-    space, sampling = ("RGB", "444" if fine else "420") if image.mode == "RGB" else ("GRAY", "Gray")
-    jpeg = simplejpeg.encode_jpeg(pixels_HWC, 95 if fine else 70, space, sampling)
+    longer, channels = max(image_HWC.shape[:2]), image_HWC.shape[2]
+    if longer > side:
+        image = Image.fromarray(image_HWC if channels == 3 else image_HWC[:, :, 0])
+        image_HWC = np.atleast_3d(np.asarray(image.reduce(-(-longer // side))))
+    fine = longer <= TINY
+    space, sampling = ("RGB", "444" if fine else "420") if channels == 3 else ("GRAY", "Gray")
+    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(image_HWC), 95 if fine else 70, space, sampling)
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 

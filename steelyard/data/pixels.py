@@ -9,6 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+MAPPED_BYTES = 2**24  # of a file at a time: the kernel counts what was read of it, and what lies around that, as memory
+
+
+def gathered(file: Path, rows_M: NDArray[np.integer]) -> NDArray[Any]:
+    """Return some rows of a .npy file, in any order; the file is opened anew for each part of it."""
+    mapped = np.load(file, mmap_mode="r")
+    rows_together = max(1, MAPPED_BYTES * len(mapped) // max(1, mapped.nbytes))
+    if len(mapped) <= rows_together:
+        return np.asarray(mapped[rows_M])
+    found = np.empty((len(rows_M), *mapped.shape[1:]), mapped.dtype)
+    parts_M = rows_M // rows_together
+    for part in np.unique(parts_M):
+        chosen_M = parts_M == part
+        found[chosen_M] = np.load(file, mmap_mode="r")[rows_M[chosen_M]]
+    return found
+
 
 class RowFile:
     """A growing .npy file of rows of one shape.
@@ -44,6 +60,7 @@ class RowFile:
     def _header(self, rows: int) -> bytes:
         """Return a header whose length is the same for any number of rows: NumPy leaves room for the number to grow."""
         stream = io.BytesIO()
-        description = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, *self._shape)}
+        kind = np.lib.format.dtype_to_descr(self._dtype)
+        description = {"descr": kind, "fortran_order": False, "shape": (rows, *self._shape)}
         np.lib.format.write_array_header_1_0(stream, description)
         return stream.getvalue()

@@ -3,18 +3,22 @@
 import json
 import logging
 import math
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from steelyard.data.card import write_card
 from steelyard.data.catalog import SCHEMA, Catalog
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
 from steelyard.data.files import place
+from steelyard.data.images import Images
 from steelyard.data.layout import Tally, move_to_shards, write_rows
-from steelyard.data.near import mark_near
+from steelyard.data.near import find_near
 from steelyard.data.sources.choose import open_source
-from steelyard.data.splits import assign_splits, check_classes, check_splits
+from steelyard.data.splits import check_classes, check_splits, deal_out
 from steelyard.data.warnings import warnings
 from steelyard.data.workers import Job, Pixels, decode_pending, processes
 from steelyard.data.workspace import workspace
@@ -52,16 +56,17 @@ def prepare(
     with workspace(folder, _settings(data), store) as (partial, catalog):
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
         _decode(job, catalog, data.max_quarantined, workers or processes())
-        given = catalog.count("kept", "given <> ''") > 0
-        classes = masks or tuple(check_classes(_distinct(catalog), least=1 if given else len(SPLITS)))
-        grouped = assign_splits(catalog, data.split, data.group)
-        mark_near(catalog, partial / "thumbs.npy")
-        if data.near_duplicates == "remove":
-            catalog.sql("UPDATE items SET split = NULL WHERE id IN (SELECT id FROM near)")
-        tally = write_rows(catalog, partial, classes, data.shape, masks=bool(masks))
-        check_splits(tally.images, {} if masks else tally.counts, given, grouped)
-        index = _index(data, task, classes, catalog, tally)
-        write_card(partial, index, catalog)
+        images = Images.of(catalog, partial)
+        given = bool(images.given_N.any())
+        classes = masks or tuple(check_classes(_distinct(images), least=1 if given else len(SPLITS)))
+        dealt = deal_out(images, catalog, data.split, data.group)
+        images.near_N = find_near(images, dealt.splits_N)
+        removed_N = (images.near_N >= 0) & (data.near_duplicates == "remove")
+        images.keep_splits(catalog, np.where(removed_N, 0, dealt.splits_N).astype(np.int8))
+        tally = write_rows(images, classes, data.shape, masks=bool(masks))
+        check_splits(tally.images, {} if masks else tally.counts, given, dealt.grouped)
+        index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data))
+        write_card(index, images, catalog)
         if index.layout == "shards":
             index = _in_shards(index, partial, data.shards, store)
         index.write(partial / "dataset.json")
@@ -82,8 +87,8 @@ def _settings(data: Data) -> str:
 
 def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     """List the source and decode what is new; stop where too much of it is bad."""
-    listed = catalog.list_items(job.source.items, job.source.repeats)
-    pixels = Pixels(job.folder, job.shape, masks=job.classes > 0)
+    listed = catalog.list_items(job.source.listings())
+    pixels = Pixels(job.folder, job.shape, job.classes)
     bad = catalog.count("quarantined")
     with closing(decode_pending(job, catalog, workers)) as decoding:
         for more in decoding:
@@ -91,7 +96,7 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
                 break
     _refuse_too_many(catalog, listed, allowed)
     pixels.close(catalog.next_row())
-    catalog.finish()
+    catalog.state("rows", catalog.next_row())
 
 
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
@@ -104,13 +109,14 @@ def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
         )
 
 
-def _distinct(catalog: Catalog) -> dict[str, int]:
-    return dict(catalog.sql("SELECT label, COUNT(DISTINCT digest) FROM kept GROUP BY label").fetchall())
+def _distinct(images: Images) -> dict[str, int]:
+    return dict(zip(images.names, images.distinct().tolist(), strict=True))
 
 
-def _index(data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, tally: Tally) -> DatasetIndex:
+def _index(
+    data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, tally: Tally, images: Images, said: Iterable[str]
+) -> DatasetIndex:
     quarantined = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part")
-    near = catalog.count("near")
     return DatasetIndex(
         task=task,
         classes=classes,
@@ -124,9 +130,9 @@ def _index(data: Data, task: str, classes: tuple[str, ...], catalog: Catalog, ta
         quarantined=tuple(Quarantined(path=place(path, part), reason=why) for path, part, why in quarantined),
         duplicates=tally.duplicates,
         conflicting_labels=tally.conflicts,
-        near_duplicates=near,
+        near_duplicates=int(np.count_nonzero(images.near_N >= 0)),
         near_removed=data.near_duplicates == "remove",
-        warnings=tuple(warnings(catalog, tally, data)),
+        warnings=tuple(said),
         layout=_layout(data, tally),
     )
 
@@ -142,7 +148,7 @@ def _in_shards(index: DatasetIndex, folder: Path, address: str, store: ObjectSto
     """Write the images as shards."""
     labelled = index.task == "classification"
     at = f"{address.rstrip('/')}/{index.split_digest[:16]}" if address else ""
-    pixels = Pixels(folder, index.image_shape, masks=not labelled)
+    pixels = Pixels(folder, index.image_shape, 0 if labelled else len(index.classes))
     names = move_to_shards(folder, pixels, labelled, at, store)
     pixels.close()
     return index.model_copy(update={"shards": names, "shards_at": at})

@@ -1,39 +1,40 @@
 """Which split each image belongs to: stratified, without leaks, and the same on every machine."""
 
 import hashlib
+import itertools
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Split
 from steelyard.data.files import printable
+from steelyard.data.images import STRICTNESS, Images, changes
 from steelyard.errors import SourceError
 from steelyard.params import Split as Shares
 
-STRICTNESS = ("", "train", "validation", "test")  # the last keeps what is found in two splits
-
-_RANKS = " ".join(f"WHEN '{split}' THEN {rank}" for rank, split in enumerate(STRICTNESS))
-STRICTNESS_OF = f"CASE {{}} {_RANKS} END"  # SQL, for a column
-_STRICTEST = f"MAX({STRICTNESS_OF.format('given')})"
+TRAIN = STRICTNESS.index("train")
 
 Counts = Mapping[str, int]
 
 
-class _Unit(NamedTuple):
-    name: bytes
-    strictness: int
-    first: str | None  # of the splits where its images were until now
-    last: str | None
-    counts: Counts  # distinct images of each class
+class Dealt(NamedTuple):
+    """How images were dealt out; splits are indices into STRICTNESS."""
+
+    splits_N: NDArray[np.int8]
+    moved_N: NDArray[np.bool_]  # to the stricter split that the source gives to their copies or groups
+    alone: int  # images without a group
+    grouped: bool  # whether there are groups
 
 
-def assign_splits(catalog: Catalog, shares: Shares, group: str) -> bool:
-    """Write the split of every image in use, and return whether there are groups.
+def deal_out(images: Images, catalog: Catalog, shares: Shares, group: str) -> Dealt:
+    """Return the split of every image.
 
     Units are dealt out whole: a unit is a group, or an image with all its copies; groups that share an equal image are
     one. The largest come first, each to where the classes in it are furthest from their share; then single images, in
@@ -42,7 +43,8 @@ def assign_splits(catalog: Catalog, shares: Shares, group: str) -> bool:
     is taken out of the training images.
 
     Args:
-        catalog: with everything decoded.
+        images: those in use.
+        catalog: where they came from.
         shares: of the distinct images of each class.
         group: regular expression; what it finds in a path (its first bracket, where it has one) is the image's group,
             in place of the one that the source gives.
@@ -50,14 +52,15 @@ def assign_splits(catalog: Catalog, shares: Shares, group: str) -> bool:
     Raises:
         SourceError: the expression fits no path, or a class is too small to be in every split.
     """
-    grouped = _write_units(catalog, _group_in_path(catalog, group) if group else "grp")
-    given = {split for (split,) in catalog.sql("SELECT DISTINCT given FROM kept")}
-    deal = _Deal(catalog, {split: getattr(shares, split) for split in SPLITS if split == "train" or split not in given})
-    units = _groups(catalog, shares.seed) if grouped else _singles(catalog, shares.seed)
-    dealt = ((deal.take(unit), unit) for unit in units)
-    changed = ((split, unit.name) for split, unit in dealt if not unit.first == split == unit.last)
-    catalog.many("UPDATE items SET split = ? WHERE unit = ?", changed)
-    return grouped
+    groups_N, names = _groups(catalog, group)
+    units = _units(images, groups_N, names, shares.seed)
+    given = set(np.unique(images.given_N).tolist())
+    open_ = [split for split in SPLITS if split == "train" or STRICTNESS.index(split) not in given]
+    targets = _targets(images, {split: getattr(shares, split) for split in open_})
+    splits_U = (_deal_groups if names else _deal_singles)(images, units, targets)
+    splits_U = np.where(units.strictness_U > TRAIN, units.strictness_U, splits_U)
+    moved_N = (images.given_N > 0) & (images.given_N < units.strictness_U[units.of_N])
+    return Dealt(splits_U[units.of_N], moved_N, units.alone, grouped=bool(names))
 
 
 def check_classes(counts: Counts, least: int = 1) -> list[str]:
@@ -102,6 +105,27 @@ def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], gi
             raise SourceError(f"data.source: no images are left for {split}{why}")
 
 
+class _Units(NamedTuple):
+    """What is dealt out whole: U groups and images."""
+
+    of_N: NDArray[np.int32]
+    strictness_U: NDArray[np.int8]
+    ranks_U: NDArray[np.uint64]  # an order that depends on names or pixels, and the seed
+    alone: int  # images without a group
+
+
+def _groups(catalog: Catalog, group: str) -> tuple[NDArray[np.int32], list[str]]:
+    """Return each image's group as a place among the sorted names, -1 where it has none; no names, no groups."""
+    name = _group_in_path(catalog, group) if group else "grp"
+    if not catalog.sql(f"SELECT 1 FROM kept WHERE {name} <> '' LIMIT 1").fetchone():
+        return np.empty(0, np.int32), []
+    codes: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    codes_N = np.fromiter((codes[found] for (found,) in catalog.sql(f"SELECT {name} FROM kept ORDER BY id")), np.int32)
+    names = sorted(filter(None, codes))
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(name, -1) for name in codes], np.int32)[codes_N], names
+
+
 def _group_in_path(catalog: Catalog, group: str) -> str:
     """Return an SQL expression for an item's group: what is found in its path, or else what the source gives."""
     expression = re.compile(group)
@@ -117,107 +141,121 @@ def _group_in_path(catalog: Catalog, group: str) -> str:
     return "COALESCE(NULLIF(group_of(path), ''), grp)"
 
 
-def _write_units(catalog: Catalog, group: str) -> bool:
-    """Write what is dealt out whole: groups, where there are any; else each image with its copies."""
-    catalog.sql("UPDATE items SET unit = digest WHERE unit IS NOT digest")
-    if not catalog.sql(f"SELECT 1 FROM kept WHERE {group} <> '' LIMIT 1").fetchone():
-        return False
-    same = _Union()
-    pairs = catalog.sql(f"SELECT DISTINCT digest, {group} AS name FROM kept WHERE name <> '' ORDER BY digest")
-    for _, rows in groupby(pairs, key=itemgetter(0)):
-        first, *others = (name for _, name in rows)
-        for other in others:
-            same.join(first, other)
-    catalog.function("united", lambda name: f"group {same.find(name)}".encode())
-    catalog.sql("CREATE TEMP TABLE grouped (digest BLOB PRIMARY KEY, unit BLOB) WITHOUT ROWID")
-    catalog.sql(f"INSERT OR IGNORE INTO grouped SELECT digest, united({group}) FROM kept WHERE {group} <> ''")
-    catalog.sql(
-        "UPDATE items SET unit = (SELECT unit FROM grouped WHERE grouped.digest = items.digest) "
-        "WHERE digest IN (SELECT digest FROM grouped)"
-    )
-    catalog.sql("DROP TABLE grouped")
-    return True
+def _units(images: Images, groups_N: NDArray[np.int32], names: list[str], seed: int) -> _Units:
+    """Return what is dealt out whole: groups, where there are any; else each image with its copies."""
+    _, first_U, of_N = np.unique(images.prefixes_N, return_index=True, return_inverse=True)
+    groups, alone = list[bytes](), len(of_N)
+    if names:
+        numbers_D = np.arange(len(first_U)) + len(names)
+        has_M = np.flatnonzero(groups_N >= 0)
+        numbers_D[of_N[has_M]] = _united(of_N[has_M], groups_N[has_M], len(names))[groups_N[has_M]]
+        numbers_N = numbers_D[of_N]
+        alone = int(np.count_nonzero(numbers_N >= len(names)))
+        numbers_U, first_U, of_N = np.unique(numbers_N, return_index=True, return_inverse=True)
+        groups = [f"group {names[number]}".encode() for number in numbers_U[numbers_U < len(names)].tolist()]
+    strictness_U = np.zeros(len(first_U), np.int8)
+    np.maximum.at(strictness_U, of_N, images.given_N)
+    ranks = [_ranks(seed, groups)]
+    for facts in images.facts(first_U[len(groups) :]):
+        digests = facts["digest"].tobytes()
+        ranks.append(_ranks(seed, [digests[start : start + 32] for start in range(0, len(digests), 32)]))
+    ranks_U = np.concatenate(ranks)
+    return _Units(of_N.astype(np.int32), strictness_U, ranks_U, alone)
 
 
-def _singles(catalog: Catalog, seed: int) -> Iterator[_Unit]:
-    """Yield each distinct image, in an order that depends on pixels and seed; of several labels, the first counts."""
-    _rank_by(catalog, seed)
-    rows = catalog.sql(
-        f"SELECT unit, {_STRICTEST}, MIN(COALESCE(split, '')), MAX(split), MIN(label) FROM kept "
-        "GROUP BY unit ORDER BY rank(unit)"
-    )
-    for name, strict, first, last, label in rows:
-        yield _Unit(name, strict, first, last, {label: 1})
+def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
+    salt, sha256 = b"%d:" % seed, hashlib.sha256
+    hashes = b"".join([sha256(salt + name).digest()[:8] for name in names])
+    return np.frombuffer(hashes, ">u8").astype(np.uint64)
 
 
-def _groups(catalog: Catalog, seed: int) -> Iterator[_Unit]:
-    """Yield each group, or image without one, the largest first."""
-    _rank_by(catalog, seed)
-    rows = catalog.sql(
-        f"SELECT unit, {_STRICTEST}, MIN(COALESCE(split, '')), MAX(split), label, COUNT(DISTINCT digest), "
-        "SUM(COUNT(DISTINCT digest)) OVER (PARTITION BY unit) AS size "
-        "FROM kept GROUP BY unit, label ORDER BY size DESC, rank(unit), label"
-    )
-    for name, parts in groupby(rows, key=itemgetter(0)):
-        _, strict, first, last, labels, counts, _ = zip(*parts, strict=True)
-        yield _Unit(name, max(strict), min(first), max(last, key=str), dict(zip(labels, counts, strict=True)))
+def _united(distinct_M: NDArray[np.integer], groups_M: NDArray[np.int32], groups: int) -> NDArray[np.intp]:
+    """Return for each group the first of those that it is one with, since they share an image (union-find)."""
+    above = list(range(groups))
+
+    def first(group: int) -> int:
+        while (higher := above[group]) != group:
+            group = higher
+        return group
+
+    order_M = np.lexsort((groups_M, distinct_M))
+    distinct_M, groups_M = distinct_M[order_M], groups_M[order_M]
+    shared = np.flatnonzero(~changes(distinct_M) & changes(groups_M))
+    for one, other in zip(groups_M[shared - 1].tolist(), groups_M[shared].tolist(), strict=True):
+        lower, higher = sorted((first(one), first(other)))
+        above[higher] = lower
+    return np.array([first(group) for group in range(groups)])
 
 
-def _rank_by(catalog: Catalog, seed: int) -> None:
-    catalog.function("rank", lambda unit: hashlib.sha256(b"%d:%b" % (seed, unit)).digest())
+def _targets(images: Images, shares: dict[Split, float]) -> dict[Split, list[int]]:
+    """Return how many distinct images of each label every split should have."""
+    targets: dict[Split, list[int]] = {split: [] for split in shares}
+    total = sum(shares.values())
+    for distinct in images.distinct(images.given_N <= TRAIN).tolist():
+        left = distinct
+        for others, split in reversed(list(enumerate(shares))):  # one to each, where there are so many; train last
+            wanted = max(1, round(distinct * shares[split] / total)) if others else left
+            targets[split].append(max(0, min(wanted, left - others)))
+            left -= targets[split][-1]
+    return targets
+
+
+def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]) -> NDArray[np.int8]:
+    """Deal out images by rank; of several labels, the first counts.
+
+    Test is full before validation is begun: one image more moves few others.
+    """
+    labels_U = np.full(len(units.ranks_U), len(images.names), np.int32)
+    np.minimum.at(labels_U, units.of_N, images.labels_N)
+    free_F = np.flatnonzero(units.strictness_U <= TRAIN)
+    order_F = free_F[np.lexsort((units.ranks_U[free_F], labels_U[free_F]))]
+    labels_F = labels_U[order_F]
+    places_F = np.arange(len(order_F)) - np.searchsorted(labels_F, labels_F)
+    splits_U = np.full(len(labels_U), TRAIN, np.int8)
+    ends_L = np.sum([targets[split] for split in targets], axis=0)
+    for split, target in targets.items():
+        splits_U[order_F[places_F < ends_L[labels_F]]] = STRICTNESS.index(split)
+        ends_L = ends_L - target
+    return splits_U
+
+
+def _deal_groups(images: Images, units: _Units, targets: dict[Split, list[int]]) -> NDArray[np.int8]:
+    """Deal out groups and images without one, the largest first."""
+    order_N = np.lexsort((images.prefixes_N, images.labels_N, units.of_N))
+    units_N, labels_N = units.of_N[order_N], images.labels_N[order_N]
+    distinct_N = changes(units_N, labels_N, images.prefixes_N[order_N])
+    units_D, labels_D = units_N[distinct_N], labels_N[distinct_N]
+    sizes_U = np.bincount(units_D)
+    ends_U = np.cumsum(sizes_U)
+    deal, splits_U = _Deal(targets), np.zeros(len(sizes_U), np.int8)
+    for unit in np.lexsort((units.ranks_U, -sizes_U)).tolist():
+        if units.strictness_U[unit] <= TRAIN:
+            labels = Counter(labels_D[ends_U[unit] - sizes_U[unit] : ends_U[unit]].tolist())
+            splits_U[unit] = STRICTNESS.index(deal.take(labels))
+    return splits_U
 
 
 class _Deal:
     """Deals units out to those splits that the source does not give."""
 
-    def __init__(self, catalog: Catalog, shares: dict[Split, float]) -> None:
-        self._targets: dict[Split, Counter[str]] = {split: Counter() for split in shares}
-        total = sum(shares.values())
-        for label, count in catalog.sql(
-            "SELECT label, COUNT(DISTINCT digest) FROM kept WHERE given IN ('', 'train') GROUP BY label"
-        ):
-            left = count
-            for others, split in reversed(list(enumerate(shares))):  # one to each, where there are so many; train last
-                wanted = max(1, round(count * shares[split] / total)) if others else left
-                self._targets[split][label] = max(0, min(wanted, left - others))
-                left -= self._targets[split][label]
-        self._left = {split: target.copy() for split, target in self._targets.items()}
+    def __init__(self, targets: dict[Split, list[int]]) -> None:
+        self._targets, self._left = targets, {split: target.copy() for split, target in targets.items()}
 
-    def take(self, unit: _Unit) -> str:
-        """Return the unit's split."""
-        if unit.strictness > STRICTNESS.index("train"):
-            return STRICTNESS[unit.strictness]
-        split = self._next(*unit.counts) if sum(unit.counts.values()) == 1 else self._neediest(unit)
-        left = self._left[split]
-        for label, count in unit.counts.items():
-            left[label] -= count
+    def take(self, unit: Counter[int]) -> Split:
+        """Return the split of a unit, of which the distinct images of each label are given."""
+        split = self._next(*unit) if unit.total() == 1 else self._neediest(unit)
+        for label, images in unit.items():
+            self._left[split][label] -= images
         return split
 
-    def _next(self, label: str) -> Split:
+    def _next(self, label: int) -> Split:
         """Return the first split that lacks an image, test before validation: one image more moves few others."""
         return next((split for split in reversed(self._left) if self._left[split][label] > 0), "train")
 
-    def _neediest(self, unit: _Unit) -> Split:
+    def _neediest(self, unit: Counter[int]) -> Split:
         return max(self._left, key=lambda split: self._need(unit, split))
 
-    def _need(self, unit: _Unit, split: Split) -> float:
+    def _need(self, unit: Counter[int], split: Split) -> float:
         """Return how far a split is from its share of the unit's classes: 1 where it has none of them yet."""
         left, target = self._left[split], self._targets[split]
-        return sum(count * left[label] / target[label] for label, count in unit.counts.items() if target[label])
-
-
-class _Union:
-    """Which groups are one (union-find, by the name that sorts first)."""
-
-    def __init__(self) -> None:
-        self._above: dict[str, str] = {}
-
-    def find(self, group: str) -> str:
-        while (above := self._above.get(group, group)) != group:
-            group = above
-        return group
-
-    def join(self, one: str, other: str) -> None:
-        first, second = sorted((self.find(one), self.find(other)))
-        if first != second:
-            self._above[second] = first
+        return sum(images * left[label] / target[label] for label, images in unit.items() if target[label])

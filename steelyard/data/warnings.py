@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator
 
-from steelyard.data.catalog import Catalog
+import numpy as np
+
 from steelyard.data.dataset import SPLITS
+from steelyard.data.images import Images
 from steelyard.data.layout import Tally
+from steelyard.data.splits import Dealt
 from steelyard.params import Data
 
 IMBALANCE = 10  # times as many images in the largest class as in the smallest
 
-_MOVED = " OR ".join(
-    f"split = '{split}' AND unit IN (SELECT unit FROM kept WHERE given = '{split}')" for split in ("validation", "test")
-)
 
-
-def warnings(catalog: Catalog, tally: Tally, data: Data) -> Iterator[str]:
+def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data) -> Iterator[str]:
     """Yield one sentence for each thing that looks wrong, the gravest first."""
-    near = catalog.count("near")
+    near = np.count_nonzero(images.near_N >= 0)
     if near and data.near_duplicates == "report":
         yield (
             f"leakage: near-duplicates in a stricter split of images in train or validation: {near}; "
@@ -25,14 +24,13 @@ def warnings(catalog: Catalog, tally: Tally, data: Data) -> Iterator[str]:
     if tally.conflicts:
         what = "labels" if data.masks is None else "masks"
         yield f"{tally.conflicts} images occur with different {what}"
-    moved = catalog.count("kept", f"(given = 'train' AND ({_MOVED})) OR (given = 'validation' AND split = 'test')")
+    moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"
     if data.masks is None:
         yield from _absent(tally)
         yield from _imbalance(tally)
-    alone = catalog.count("kept", "unit = digest") if data.group else 0
-    if alone:
+    if alone := dealt.alone if data.group else 0:
         yield f"data.group: '{data.group}' does not fit {alone} of the paths; each such image is a group of its own"
 
 

@@ -1,5 +1,6 @@
 """What is pending in a catalog -> rows of pixels, by as many processes as there are processors."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog, Found
+from steelyard.data.images import FACTS
 from steelyard.data.item import Item, Sample, Shape, Source
 from steelyard.data.near import THUMB, fingerprints
 from steelyard.data.pixels import RowFile
@@ -36,10 +38,13 @@ Chunk = list[tuple[int, Item]]
 class Pixels:
     """The row files of one dataset."""
 
-    def __init__(self, folder: Path, shape: Shape, masks: bool) -> None:
+    def __init__(self, folder: Path, shape: Shape, classes: int) -> None:
+        """Open them; `classes` are those of masks, 0 where there are none."""
         self.images = RowFile(folder / "images.npy", shape)
         self.thumbs = RowFile(folder / "thumbs.npy", (THUMB * THUMB,))
-        self.masks = RowFile(folder / "masks.npy", shape[:2]) if masks else None
+        self.facts = RowFile(folder / "facts.npy", (), FACTS)
+        self.masks = RowFile(folder / "masks.npy", shape[:2]) if classes else None
+        self.counts = RowFile(folder / "counts.npy", (classes,), np.uint32) if classes else None
 
     def write(self, row: int, image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8] | None) -> None:
         """Write an image, and its mask."""
@@ -53,7 +58,7 @@ class Pixels:
 
     def close(self, rows: int | None = None) -> None:
         """Close them; with `rows`, say how many each has."""
-        for file in (self.images, self.thumbs, self.masks):
+        for file in (self.images, self.thumbs, self.facts, self.masks, self.counts):
             if file is not None:
                 file.close(rows)
 
@@ -139,6 +144,7 @@ def _start(job: Job, parent: int) -> None:
     global _worker  # noqa: PLW0603 - how an initializer hands on what it made
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    gc.freeze()  # what was inherited is not looked at again
     _worker = _Worker(job)
 
 
@@ -156,7 +162,7 @@ def _decode(row: int, chunk: Chunk) -> list[Found]:
 class _Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.pixels = Pixels(job.folder, job.shape, masks=job.classes > 0)
+        self.pixels = Pixels(job.folder, job.shape, job.classes)
         self._at_once = max(1, BYTES_AT_ONCE // prod(job.shape))
 
     def decode(self, row: int, chunk: Chunk) -> list[Found]:
@@ -185,30 +191,30 @@ class _Worker:
             return error
 
     def _keep(self, row: int, decoded: list[tuple[int, Sample]]) -> Iterator[Found]:
-        """Write samples from a row on, and yield what is worth knowing of each."""
-        images_NHWC = np.stack([sample.pixels_HWC for _, sample in decoded])
-        keys_NK, thumbs_NT = fingerprints(images_NHWC)
+        """Write samples from a row on, with what is worth knowing of each."""
+        images_NHWC = np.ascontiguousarray([sample.pixels_HWC for _, sample in decoded])
+        facts_N = np.zeros(len(decoded), FACTS)
+        facts_N["keys"], thumbs_NT = fingerprints(images_NHWC)
+        facts_N["brightness"] = thumbs_NT.mean(axis=1) / 255
+        facts_N["digest"] = _digests(images_NHWC)
+        facts_N["width"], facts_N["height"] = zip(*((one.width, one.height) for _, one in decoded), strict=True)
+        if self.pixels.masks is not None and self.pixels.counts is not None:
+            masks_NHW = np.ascontiguousarray([sample.mask_HW for _, sample in decoded], np.uint8)
+            facts_N["truth"] = _digests(masks_NHW)
+            self.pixels.masks.write(row, masks_NHW)
+            self.pixels.counts.write(row, self._counts(masks_NHW))
         self.pixels.images.write(row, images_NHWC)
         self.pixels.thumbs.write(row, thumbs_NT)
-        brightness_N = thumbs_NT.mean(axis=1) / 255
-        for place, (number, sample) in enumerate(decoded):
-            truth, pixels = self._keep_mask(row + place, sample.mask_HW)
-            yield Found(
-                id=number,
-                row=row + place,
-                digest=hashlib.sha256(images_NHWC[place].tobytes()).digest(),
-                truth=truth,
-                width=sample.width,
-                height=sample.height,
-                brightness=float(brightness_N[place]),
-                pixels=pixels,
-                keys=tuple(keys_NK[place].tolist()),
-            )
+        self.pixels.facts.write(row, facts_N)
+        yield from (Found(id=number, row=row + place) for place, (number, _) in enumerate(decoded))
 
-    def _keep_mask(self, row: int, mask_HW: NDArray[np.uint8] | None) -> tuple[str | None, bytes | None]:
-        """Write a mask, and return its digest and how many pixels each class has."""
-        if mask_HW is None or self.pixels.masks is None:
-            return None, None
-        self.pixels.masks.write(row, mask_HW)
-        counts_K = np.bincount(mask_HW.ravel(), minlength=self.job.classes)[: self.job.classes]
-        return hashlib.sha256(mask_HW.tobytes()).hexdigest(), counts_K.astype(np.uint32).tobytes()
+    def _counts(self, masks_NHW: NDArray[np.uint8]) -> NDArray[np.uint32]:
+        """Return how many pixels of each class every mask has."""
+        classes = self.job.classes
+        counts = [np.bincount(mask_HW.ravel(), minlength=classes)[:classes] for mask_HW in masks_NHW]
+        return np.array(counts, np.uint32)
+
+
+def _digests(arrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    digests = b"".join(hashlib.sha256(array).digest() for array in arrays)
+    return np.frombuffer(digests, np.uint8).reshape(len(arrays), -1)

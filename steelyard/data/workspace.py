@@ -81,11 +81,13 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
     Arrays are shared with the earlier result rather than copied: rows are only ever added, and it does not read beyond
     its own.
     """
-    for name in ("thumbs.npy", *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
+    known = ("thumbs.npy", "facts.npy", "counts.npy")
+    for name in (*known, *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
         if (dataset.folder / name).exists():
             _share(dataset.folder / name, partial / name)
     if dataset.index.layout == "shards":
-        pixels = Pixels(partial, dataset.index.image_shape, masks=dataset.index.task == "segmentation")
+        classes = len(dataset.index.classes) if dataset.index.task == "segmentation" else 0
+        pixels = Pixels(partial, dataset.index.image_shape, classes)
         for split in SPLITS:
             for row, image_HWC, truth in read_shards(dataset.index.shards[split], dataset.shard(split)):
                 pixels.write(row, image_HWC, None if isinstance(truth, int) else truth)

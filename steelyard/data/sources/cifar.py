@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from steelyard.artifact import new_folder
 from steelyard.data.decode import resize
 from steelyard.data.files import Files
-from steelyard.data.item import Item, Sample, Shape
+from steelyard.data.item import Item, Sample, Shape, Source
 from steelyard.errors import SourceError
 from steelyard.progress import Progress
 
@@ -55,10 +56,10 @@ LAYOUTS = {
 }
 
 
-class Cifar:
+class Cifar(Source):
     """Pickles of arrays; nothing but what they hold is admitted when they are read."""
 
-    parallel = remote = repeats = False  # the pixels are there as they are
+    parallel = remote = False  # the pixels are there as they are
 
     def __init__(self, name: str, files: Files) -> None:
         self.name, self.files, self.layout = name, files, LAYOUTS[name]
@@ -67,7 +68,7 @@ class Cifar:
     def items(self) -> Iterator[Item]:
         """Yield every image of the files that are there; the training images and those of the test are kept apart."""
         there = {}
-        for entry in self.files.walk():
+        for entry in chain.from_iterable(self.files.walk()):
             folder, _, name = entry.path.rpartition("/")
             if folder in ("", self.layout.folder):
                 there[name] = entry

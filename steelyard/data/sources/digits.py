@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.decode import resize
-from steelyard.data.item import Item, Sample, Shape
+from steelyard.data.item import Item, Sample, Shape, Source
 
 
-class Digits:
+class Digits(Source):
     """A real data set that needs no download."""
 
-    parallel = remote = repeats = False
+    parallel = remote = False
 
     @cached_property
     def _digits(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -1,17 +1,19 @@
 """One folder for each class, with or without folders for the splits above them."""
 
+import hashlib
 from collections.abc import Iterator
+from itertools import chain
 
 from steelyard.data.decode import decode_sized
 from steelyard.data.files import Entry, Files, RemoteFiles, printable
-from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape
+from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
 from steelyard.errors import SourceError
 
 
-class EncodedFiles:
+class EncodedFiles(Source):
     """What sources have in common whose items are one encoded image each."""
 
-    parallel, repeats = True, False
+    parallel = True
 
     def __init__(self, files: Files) -> None:
         self.files = files
@@ -27,22 +29,34 @@ class ClassFolders(EncodedFiles):
 
     def items(self) -> Iterator[Item]:
         """Yield every file below the class folders; files beside them belong to no class and are left alone."""
+        return chain.from_iterable(listing.items for listing in self.listings())
+
+    def listings(self) -> Iterator[Listing]:
+        """Yield the items of each folder; they are the same where its files are, and the names at the top."""
         splits = _splits(self.files)
         empty = True
-        for entry in self.files.walk():
-            folders = entry.path.split("/")[:-1] if not entry.problem else entry.path.split("/")
-            below = folders[bool(splits) :]
-            if below or entry.problem:
+        for together in self.files.walk():
+            below = together[0].path.count("/") > bool(splits)
+            if entries := together if below else [entry for entry in together if entry.problem]:
                 empty = False
-                yield _item(entry, below[0] if below else "", splits.get(folders[0], ""))
+                yield Listing(_signature(splits, entries), _items(splits, entries))
         if empty:
             raise SourceError(
                 f"data.source: {self.files.address!r} is empty: it needs one folder per class, with images in it"
             )
 
 
-def _item(entry: Entry, label: str, split: str) -> Item:
-    return Item(path=entry.path, version=entry.version, problem=entry.problem, label=printable(label), split=split)
+def _signature(splits: dict[str, str], entries: list[Entry]) -> str:
+    words = "\0".join(chain(*splits.items(), *entries))
+    return hashlib.sha256(words.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _items(splits: dict[str, str], entries: list[Entry]) -> Iterator[Item]:
+    top = bool(splits)
+    for path, version, problem in entries:
+        names = path.split("/", 2)
+        label = printable(names[top]) if len(names) > top else ""
+        yield Item(path=path, version=version, label=label, split=splits.get(names[0], ""), problem=problem)
 
 
 def _splits(files: Files) -> dict[str, str]:

@@ -16,8 +16,6 @@ from steelyard.errors import SourceError
 class Manifest(EncodedFiles):
     """Paths are taken from the manifest's own folder."""
 
-    repeats = True
-
     def __init__(self, files: Files, name: str) -> None:
         super().__init__(files)
         self.name = name

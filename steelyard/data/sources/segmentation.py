@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from itertools import islice, product
+from itertools import chain, islice, product
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from steelyard.data.decode import decode_sized, resize
 from steelyard.data.files import Entry, Files, RemoteFiles, printable
-from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape
+from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape, Source
 from steelyard.errors import MissingExtra, SourceError, UnreadableImage
 from steelyard.params import Masks, Tiles
 
@@ -22,10 +22,10 @@ CACHE_MIB = 64  # of decoded blocks, in each process: tiles side by side share a
 IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
 
 
-class Pairs:
+class Pairs(Source):
     """`images/NAME.*` with `masks/NAME.*`, or both below `train`, `validation` and `test`."""
 
-    parallel, repeats = True, False
+    parallel = True
 
     def __init__(self, files: Files, masks: Masks, tiles: Tiles | None) -> None:
         self.files, self.tiles = files, tiles
@@ -36,7 +36,7 @@ class Pairs:
     def items(self) -> Iterator[Item]:
         """Yield every pair, page and tile; what lacks its other half comes with that problem."""
         halves: dict[str, dict[str, Entry]] = {"images": {}, "masks": {}}
-        for entry in self.files.walk():
+        for entry in chain.from_iterable(self.files.walk()):
             folders = entry.path.split("/")
             kind = next((folder for folder in folders[:2] if folder in halves), None)
             if kind is None:

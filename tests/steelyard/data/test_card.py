@@ -14,6 +14,7 @@ from steelyard.data import card
 from steelyard.data.card import write_card
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset, Quarantined
+from steelyard.data.images import Images
 from steelyard.data.pictures import colour
 from tests.steelyard.data.pictures import class_folders, noise, prepared, save, smooth
 from tests.steelyard.selection.test_report import Page
@@ -29,7 +30,7 @@ def page(dataset: Dataset) -> Page:
 def rewritten(dataset: Dataset, **changes: object) -> Page:
     """Return the card of the same images with another index."""
     catalog = Catalog(dataset.folder / "catalog.sqlite")
-    write_card(dataset.folder, dataset.index.model_copy(update=changes), catalog)
+    write_card(dataset.index.model_copy(update=changes), Images.of(catalog, dataset.folder), catalog)
     catalog.close()
     return page(dataset)
 

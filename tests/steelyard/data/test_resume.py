@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.item import Item, Listing
 from steelyard.errors import InputError, SourceError
 from steelyard.store import ObjectStore
 from tests.s3_server import BUCKET
@@ -228,6 +230,79 @@ def test_nothing_new_gives_the_same_again(tmp_path: Path) -> None:
     first = prepared(source, tmp_path / "out").index
     scramble(*source.rglob("*.png"))
     assert prepared(source, tmp_path / "out").index == first
+
+
+def change(source: Path, rng: random.Random, number: int) -> None:
+    """Add, copy, compress, overwrite, rename, break or delete a file, or move a folder."""
+    file = rng.choice(sorted(source.rglob("*.png")))
+    other = source / rng.choice(["cat", "dog", "dog/more"]) / f"new{number}.png"
+    other.parent.mkdir(exist_ok=True)
+    kind = rng.choice(["add", "add", "copy", "compress", "overwrite", "rename", "break", "delete", "move"])
+    if kind in ("add", "overwrite"):
+        save(other if kind == "add" else file, smooth(1000 + number))
+    elif kind == "copy":
+        shutil.copyfile(file, other)
+    elif kind == "compress" and file.stat().st_size > 20:
+        Image.open(file).save(other.with_suffix(".jpg"), quality=80)
+    elif kind == "rename":
+        file.rename(other)
+    elif kind == "break":
+        file.write_bytes(b"no image")
+    elif kind == "delete":
+        file.unlink()
+    elif kind == "move" and (source / "dog" / "more").exists():
+        (source / "dog" / "more").rename(source / "cat" / f"moved{number}")
+
+
+@pytest.mark.parametrize("remove", ["report", "remove"])
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_changes_the_result_is_that_of_a_preparation_from_scratch(
+    tmp_path: Path, seed: int, remove: str
+) -> None:
+    source, rng = tmp_path / "source", random.Random(seed)
+    for number in range(24):
+        save(source / ("cat", "dog")[number % 2] / f"{number}.png", smooth(number))
+    settings = {"image_size": 32, "max_quarantined": 0.9, "near_duplicates": remove}
+    for turn in range(4):
+        for number in range(8):
+            change(source, rng, 8 * turn + number)
+        again = prepared(source, tmp_path / "out", **settings)
+        copied = tmp_path / f"copy{turn}"
+        files = [file for file in source.rglob("*") if file.is_file()]
+        for file in rng.sample(files, len(files)):  # which are then listed in another order
+            target = copied / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        fresh = prepared(copied, tmp_path / f"fresh{turn}", **settings)
+        assert again.index.model_copy(update={"source": ""}) == fresh.index.model_copy(update={"source": ""})
+        assert splits(again) == splits(fresh)
+        for split in SPLITS:
+            for one, other in zip(again.batches(split, 8), fresh.batches(split, 8), strict=True):
+                assert all(np.array_equal(*both) for both in zip(one, other, strict=True))
+
+
+def test_a_folder_of_many_files_is_listed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.data.files.MOST_TOGETHER", 3)
+    source = class_folders(tmp_path / "source", 10)
+    prepared(source, tmp_path / "out")
+    (source / "cat" / "4.png").unlink()
+    (source / "dog" / "7.png").rename(source / "dog" / "0.png")
+    save(source / "dog" / "100.png", noise(100))
+    again = prepared(source, tmp_path / "out")
+    assert digests(again) == digests(prepared(source, tmp_path / "fresh"))
+
+
+def test_what_is_listed_as_before_is_not_looked_at(tmp_path: Path) -> None:
+    def none() -> Iterator[Item]:
+        raise AssertionError
+        yield
+
+    catalog = Catalog(tmp_path / "catalog.sqlite")
+    items = [Item(path=f"{number}.png", label="a") for number in range(4)]
+    assert catalog.list_items([Listing("first", items[:2]), Listing("second", items[2:])]) == 4
+    assert catalog.list_items([Listing("second", none()), Listing("first", none())]) == 4
+    assert catalog.list_items([Listing("second", none()), Listing("third", items[:1])]) == 3
+    catalog.close()
 
 
 @pytest.mark.parametrize("change", [{"image_size": 6}, {"grayscale": True}])

@@ -1,6 +1,5 @@
 """Splits: stratified, the same everywhere, and without leaks."""
 
-import hashlib
 import random
 import time
 from collections import Counter
@@ -14,8 +13,9 @@ from PIL import Image
 
 from steelyard.data.catalog import Catalog, Found
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.item import Item
-from steelyard.data.splits import assign_splits
+from steelyard.data.images import FACTS, Images
+from steelyard.data.item import Item, Listing
+from steelyard.data.splits import deal_out
 from steelyard.errors import SourceError
 from steelyard.params import Split
 from tests.steelyard.data.pictures import class_folders, digests, labelled, noise, prepared, rows, save, smooth, splits
@@ -330,15 +330,16 @@ def many(count: int) -> Iterator[Item]:
 def test_splitting_many_images_takes_seconds(tmp_path: Path, group: str) -> None:
     count = 30_000
     catalog = Catalog(tmp_path / "catalog.sqlite")
-    catalog.list_items(lambda: many(count))
-    digest = (hashlib.sha256(b"%d" % (number // 2)).digest() for number in range(count))  # each image comes twice
-    catalog.record(Found(id=number + 1, row=number, digest=one) for number, one in enumerate(digest))
-    catalog.finish()
+    catalog.list_items([Listing("", many(count))])
+    catalog.record(Found(id=number + 1, row=number) for number in range(count))
+    facts = np.zeros(count, FACTS)
+    facts["digest"] = np.random.default_rng(0).integers(0, 256, (count // 2, 32), np.uint8).repeat(2, axis=0)
+    np.save(tmp_path / "facts.npy", facts)
     started = time.process_time()
-    assign_splits(catalog, Split(), group)
+    dealt = deal_out(Images.of(catalog, tmp_path), catalog, Split(), group)
     assert time.process_time() - started < 15
-    shares = dict(catalog.sql("SELECT split, COUNT(*) FROM kept GROUP BY split").fetchall())
-    assert shares == pytest.approx({"train": 0.7 * count, "validation": 0.15 * count, "test": 0.15 * count}, rel=0.02)
+    shares = np.bincount(dealt.splits_N, minlength=4) / count
+    assert shares.tolist() == pytest.approx([0, 0.7, 0.15, 0.15], rel=0.02)
     catalog.close()
 
 
