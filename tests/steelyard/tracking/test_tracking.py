@@ -31,6 +31,7 @@ from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.params import Candidate
 from steelyard.selection.outcome import write_outcome
+from steelyard.selection.publish import choose
 from steelyard.selection.select import select
 from steelyard.smoke_test import SmokeTest, SmokeTestFailed
 from steelyard.tracking.packaging import save_pyfunc
@@ -87,20 +88,23 @@ def test_a_training_is_remembered_by_its_key_under_the_name_it_has_now(
 def test_parameters_curves_and_measurements_are_tracked(
     tracking_uri: str, trained: ModelBundle, scorecard: Scorecard, tmp_path: Path
 ) -> None:
-    selection = select([scorecard], CONTRACT)
+    tracking = Tracking(tracking_uri)
+    tracking.memory().keep(scorecard)
+    selection = choose([scorecard], CONTRACT)
     write_outcome(selection, [scorecard], tmp_path / "selection")
-    Tracking(tracking_uri).record_selection(selection, tmp_path / "selection")
+    tracking.record_selection(selection, tmp_path / "selection")
     client = MlflowClient(tracking_uri=tracking_uri)
     chosen, run = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
     assert {item.path for item in client.list_artifacts(chosen.info.run_id)} == {"selection.json", "report.html"}
     assert chosen.data.tags["winner"] == trained.index.candidate
+    assert chosen.data.metrics["test/accuracy"] == selection.test["accuracy"].value
     assert run.data.params["learning_rate"] == "0.01"
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [
         (1, 2),
         (2, 1),
     ]
     assert run.data.metrics["validation/accuracy"] == scorecard.index.validation["accuracy"].value
-    assert run.data.metrics["test/recall/3"] == scorecard.index.test["recall[3]"].value
+    assert run.data.metrics["validation/recall/3"] == scorecard.index.validation["recall[3]"].value
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"bundle", "scorecard"}
 
 
