@@ -1,8 +1,8 @@
 """Geometry of the trade-off between two metrics: who is on the Pareto front, and where the limits lie."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from steelyard.selection.selection import Selection
 
 WIDTH, HEIGHT = 640.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 622.0, 14.0, 330.0
-LETTER, LINE = 6.3, 13.0  # the room that a letter and a line of text take
+LETTER, LINE = 7.8, 13.0  # the room that a letter and a line of text take
 MOST_NAMED = 12  # candidates; of more, the winner and the front alone are named
 
 Kind = Literal["wins", "front", "dominated", "out"]
@@ -121,15 +121,7 @@ def _kinds(selection: Selection) -> dict[str, Kind]:
 
 
 def _points(places: Sequence[_Place], x: Axis, y: Axis) -> list[Point]:
-    taken: list[Box] = [
-        (px - 6, py - 6, px + 6, py + 6) for px, py in ((x.at(p.x.value), y.at(p.y.value)) for p in places)
-    ]
-    labels: dict[str, Label | None] = {}
-    for place in reversed(places):
-        named = len(places) <= MOST_NAMED or place.kind in ("wins", "front")
-        at = (x.at(place.x.value), y.at(place.y.value))
-        labels[place.candidate] = _label(place.candidate, *at, taken) if named else None
-    return [
+    points = [
         Point(
             candidate=place.candidate,
             kind=place.kind,
@@ -137,10 +129,24 @@ def _points(places: Sequence[_Place], x: Axis, y: Axis) -> list[Point]:
             y=y.at(place.y.value),
             bound=(x.at(place.x.bound), y.at(place.y.bound)),
             values=(place.x, place.y),
-            label=labels[place.candidate],
+            label=None,
         )
         for place in places
     ]
+    taken = [box for point in points for box in _drawn(point)]
+    labels = {
+        point.candidate: _label(point.candidate, point.x, point.y, taken)
+        for point in reversed(points)  # the winner's first
+        if len(points) <= MOST_NAMED or point.kind in ("wins", "front")
+    }
+    return [replace(point, label=labels.get(point.candidate)) for point in points]
+
+
+def _drawn(point: Point) -> Iterator[Box]:
+    x, y, (x_bound, y_bound) = point.x, point.y, point.bound
+    yield x - 6, y - 6, x + 6, y + 6
+    yield min(x, x_bound), y - 1, max(x, x_bound), y + 1
+    yield x - 1, min(y, y_bound), x + 1, max(y, y_bound)
 
 
 def _label(name: str, x: float, y: float, taken: list[Box]) -> Label | None:
@@ -173,15 +179,7 @@ def _axis(name: str, shaping: Sequence[Measurement], contract: Contract, start: 
         low, high = max(0.0, low), min(1.0, high)
     axis = Axis(name=name, low=low, high=high, ticks=[], limit_at=None, start=start, end=end)
     ticks = [(axis.at(value), value) for value in _ticks(low, high, log)]
-    return Axis(
-        name=name,
-        low=low,
-        high=high,
-        ticks=ticks,
-        limit_at=None if limit is None else axis.at(limit),
-        start=start,
-        end=end,
-    )
+    return replace(axis, ticks=ticks, limit_at=None if limit is None else axis.at(limit))
 
 
 def _log(name: str) -> bool:

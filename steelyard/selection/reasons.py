@@ -38,7 +38,7 @@ class Need:
     """What a candidate would have needed, by metric."""
 
     ranked: Ranked
-    values: dict[str, float]
+    by_metric: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def needs(selection: Selection) -> list[Need]:
     if selection.robustness is None:
         return []
     return [
-        Need(ranked=ranked, values=selection.robustness.needed.get(ranked.candidate, {}))
+        Need(ranked=ranked, by_metric=selection.robustness.needed.get(ranked.candidate, {}))
         for ranked in selection.ranking
         if ranked.candidate not in (selection.winner, preferred(selection))
     ]

@@ -275,6 +275,7 @@ def _environment() -> "Environment":
         "limit": _limit,
         "where": _where,
         "chance": _chance,
+        "clipped": _clipped,
     }
     made.globals |= {
         "worse_side": lambda name: "≥" if metric(name).higher_is_better else "≤",
@@ -303,9 +304,14 @@ def _where(name: str) -> str:
 
 def _chance(probability: float) -> str:
     """Write a probability that was estimated from draws: never as certain where it is not."""
-    rounded = f"{100 * min(0.99, max(0.01, probability)):.0f}" if 0 < probability < 1 else f"{100 * probability:.0f}"
-    sign = "> " if 0.99 < probability < 1 else "< " if 0 < probability < 0.01 else ""
-    return f"{sign}{rounded}{NARROW_SPACE}%"
+    nearest = min(0.99, max(0.01, probability))
+    sign = ">" if probability > nearest else "<" if probability < nearest else ""
+    return f"{sign}{NARROW_SPACE if sign else ''}{100 * nearest:.0f}{NARROW_SPACE}%"
+
+
+def _clipped(name: str) -> str:
+    """Return a class's name, short enough to stand beside a matrix; names often differ at their ends."""
+    return name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
 
 
 def _limit(must: str) -> str:

@@ -71,7 +71,7 @@ def sensitivity(selection: Selection) -> list[str]:
         return []
     if len(selection.ranking) == 1:
         return ["Only one candidate is eligible: no weights can change the choice, only other limits could."]
-    kept = [f"Without its right to stay {choice} would win, and what follows is about {choice}."]
+    kept = [f"Without the champion's right to stay {choice} would win; what follows is about {choice}."]
     return [
         *(kept if choice != selection.winner else []),
         *_turning_points(found, selection.weights),
