@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import steelyard
 from steelyard.contract import Contract, Preference
-from steelyard.data.dataset import Dataset
 from steelyard.evaluation.answers import Answers, Split, SplitOutputs
 from steelyard.evaluation.measurement import Measurement
+from steelyard.evaluation.mistakes import LONGEST_SIDE
 from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import METRICS, metric
@@ -56,22 +56,16 @@ _SHORT = {
 }  # fmt: skip
 
 
-def write_report(
-    selection: Selection, scorecards: Sequence[Scorecard], file: Path, dataset: Dataset | None = None
-) -> None:
+def write_report(selection: Selection, scorecards: Sequence[Scorecard], file: Path) -> None:
     """Write the report.
 
     Args:
         selection: what was decided.
         scorecards: what it was decided over, the failed ones included; whatever else they tell is shown too.
         file: the HTML file.
-        dataset: what they were measured on; its images show the winner's worst mistakes.
-
-    Raises:
-        InputError: the dataset is another one.
     """
     template = _environment().get_template(TEMPLATE)
-    file.write_text(template.render(_facts(selection, scorecards, dataset)), encoding="utf-8")
+    file.write_text(template.render(_facts(selection, scorecards)), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +98,18 @@ class Published:
     holds: bool | None  # the contract's hard limit, on test; None where there is no limit
 
 
-def _facts(selection: Selection, scorecards: Sequence[Scorecard], dataset: Dataset | None) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """An image with what it shows, and what was said of it instead."""
+
+    picture: str  # a data URI
+    true: str
+    said: str
+    probability: float
+    tiny: bool  # scaled up, so that its pixels show
+
+
+def _facts(selection: Selection, scorecards: Sequence[Scorecard]) -> dict[str, object]:
     place = {ranked.candidate: place for place, ranked in enumerate(selection.ranking)}
     cards = sorted(scorecards, key=lambda card: place.get(card.candidate, len(place)))
     contract = Contract.model_validate(selection.contract)
@@ -131,25 +136,17 @@ def _facts(selection: Selection, scorecards: Sequence[Scorecard], dataset: Datas
         "broken_on_test": [one.name for one in published if one.holds is False],
         "pareto": pareto(selection, contract, {card.candidate: _measured(card, selection) for card in cards}),
         "cards": cards,
-        "dataset": dataset.index if dataset else None,
         "version": steelyard.__version__,
-        **_charts(selection, contract, [card for card in cards if card.index.failure is None], dataset),
+        **_charts(selection, contract, [card for card in cards if card.index.failure is None]),
     }
 
 
-def _charts(
-    selection: Selection, contract: Contract, scored: Sequence[Scorecard], dataset: Dataset | None
-) -> dict[str, object]:
+def _charts(selection: Selection, contract: Contract, scored: Sequence[Scorecard]) -> dict[str, object]:
     """Lay out what was measured of each candidate, the winner first, or else the one nearest to it."""
     first = next((card for card in scored if card.candidate == selection.winner), scored[0] if scored else None)
     ordered = sorted(scored, key=lambda card: card is not first)
     winner = first if first and first.candidate == selection.winner else None
     test = _published_answers(winner, selection)
-    mistakes = None
-    if dataset and winner:
-        from steelyard.selection.mistakes import worst_mistakes  # reads images, which a new contract does without
-
-        mistakes = worst_mistakes(winner, dataset)
     return {
         "task": scored[0].index.task if scored else None,
         "curves": _curves(ordered),
@@ -159,7 +156,7 @@ def _charts(
         "panels": _panels(ordered[:MOST_SIDE_BY_SIDE], contract, selection),
         "roc": _roc(first),
         "reliability": _reliability(first, test),
-        "mistakes": mistakes,
+        "mistakes": _mistakes(winner),
     }
 
 
@@ -238,6 +235,25 @@ def _reliability(first: Scorecard | None, test: Answers | None) -> Reliability |
         return reliability(first.candidate, "test", test)
     answers = first.answered("validation")
     return reliability(first.candidate, "validation", answers) if isinstance(answers, SplitOutputs) else None
+
+
+def _mistakes(winner: Scorecard | None) -> list[Mistake] | None:
+    """Return the winner's surest wrong answers on validation; None where they were not kept."""
+    if winner is None or winner.mistakes is None:
+        return None
+    from steelyard.data.pictures import TINY, picture  # JPEG, without which a report of no images does
+
+    classes = winner.index.classes
+    return [
+        Mistake(
+            picture=picture(image_HWC, LONGEST_SIDE),
+            true=classes[true],
+            said=classes[said],
+            probability=float(probability),
+            tiny=max(image_HWC.shape) <= TINY,
+        )
+        for image_HWC, true, said, probability in zip(*winner.mistakes, strict=True)
+    ]
 
 
 def _headline(selection: Selection, cards: Sequence[Scorecard]) -> tuple[str, Measurement] | None:
