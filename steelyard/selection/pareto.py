@@ -133,9 +133,10 @@ def _points(places: Sequence[_Place], x: Axis, y: Axis) -> list[Point]:
         )
         for place in places
     ]
-    taken = [box for point in points for box in _drawn(point)]
+    taken = [*(box for point in points for box in _drawn(point)), *_limits(x, y)]
     labels = {
         point.candidate: _label(point.candidate, point.x, point.y, taken)
+        or (Label(x=point.x + 10, y=point.y + 4, anchor="start") if point.kind == "wins" else None)
         for point in reversed(points)  # the winner's first
         if len(points) <= MOST_NAMED or point.kind in ("wins", "front")
     }
@@ -149,8 +150,15 @@ def _drawn(point: Point) -> Iterator[Box]:
     yield x - 1, min(y, y_bound), x + 1, max(y, y_bound)
 
 
+def _limits(x: Axis, y: Axis) -> Iterator[Box]:
+    if x.limit_at is not None:
+        yield x.limit_at - 1, TOP, x.limit_at + 1, BOTTOM
+    if y.limit_at is not None:
+        yield LEFT, y.limit_at - 1, RIGHT, y.limit_at + 1
+
+
 def _label(name: str, x: float, y: float, taken: list[Box]) -> Label | None:
-    """Return the first place around a point where a name hides nothing, and take it."""
+    """Return the first place around a point where a name hides nothing, and take it; none where there is no such."""
     width = LETTER * min(len(name), 24)
     tried: Iterable[tuple[Label, Box]] = (
         (Label(x=x + 10, y=y + 4, anchor="start"), (x + 8, y - 8, x + 10 + width, y + 6)),

@@ -48,7 +48,7 @@ def test_it_has_the_figures_of_the_report() -> None:
     )
     assert "| accuracy | 0.94 | ≥ 0.94 | +0.0390 | >= 0.9 holds |" in told
     assert "- **weak** is out: accuracy must be >= 0.9" in told
-    assert "The smallest change that makes another win" in told
+    assert "No change of the weights makes another eligible candidate win." in told
     assert "min-max: " in told
 
 
