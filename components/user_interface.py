@@ -3,25 +3,32 @@
 from kfp.dsl import ClassificationMetrics, Metrics
 
 from steelyard.evaluation.answers import SplitOutputs
-from steelyard.evaluation.metrics import confusion
 from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
+from steelyard.metrics import METRICS
+from steelyard.selection.classes import class_rates, confused
 
 
 def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationMetrics) -> None:
-    """Log the validation metrics, the confusion matrix, and the ROC of the class that is hardest to tell."""
+    """Log what was measured on validation with its bounds, the confusion matrix, and the ROC of the weakest class.
+
+    The matrix is of images or, for masks, of pixels. Bounds are those of whole metrics: classes may be many.
+    """
     index = scorecard.index
     if index.failure:
         metrics.metadata["failure"] = index.failure
         return
     for name, measured in {**index.validation, **index.model}.items():
         metrics.log_metric(name, measured.value)
+        if name in METRICS and measured.bound != measured.value:
+            metrics.log_metric(f"{name}_bound_95", measured.bound)
     answers = scorecard.answered("validation")
-    if not isinstance(answers, SplitOutputs):
+    if answers is None:
         return
-    classification.log_confusion_matrix(list(index.classes), confusion(answers).tolist())
-    if curves := roc_curves(answers, index.classes):
-        curve = curves[min(curves, key=lambda name: index.validation[f"f1[{name}]"].value)]
+    counts_CC = confused(answers)
+    classification.log_confusion_matrix(list(index.classes), counts_CC.tolist())
+    if isinstance(answers, SplitOutputs) and (curves := roc_curves(answers, index.classes)):
+        curve = next(curves[rates.name] for rates in class_rates(counts_CC, index.classes) if rates.name in curves)
         classification.log_roc_curve(
             list(curve.false_positive_rate), list(curve.true_positive_rate), list(curve.threshold)
         )

@@ -41,7 +41,7 @@ def _number(value: float | None, unit: str = "") -> str:
         return f"{value:.4f}"
     if unit == "count" or abs(value) >= 1000:
         return f"{value:,.0f}".replace(",", NARROW_SPACE)
-    return f"{value:#.3g}" if unit else f"{value:.3g}"
+    return f"{value:#.3g}".removesuffix(".") if unit else f"{value:.3g}"
 
 
 def _percent(share: float, digits: int = 0) -> str:

@@ -5,14 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steelyard.bundle import Epoch
+from steelyard.evaluation.answers import SplitOutputs
+from steelyard.evaluation.bounds import proportion_bound
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.roc import RocCurve
 from steelyard.evaluation.scorecard import ScorecardIndex
 from steelyard.metrics import metric
+from steelyard.page import NARROW_SPACE
 
 SHADES = 9  # above 0, for each of the two hues
 MOST_LABELS = 40  # that fit beside a confusion matrix
+BINS = 10  # of confidence
 MOST_POINTS = 120  # of a curve: more than its pixels tell
 LEFT, RIGHT, TOP, BOTTOM = 38.0, 312.0, 8.0, 128.0  # of a plot, in a view box of 320 x 150
 
@@ -23,7 +30,7 @@ class Cell:
 
     row: int
     column: int
-    count: int
+    text: str
     shade: str
     title: str
 
@@ -32,11 +39,11 @@ class Cell:
 class Matrix:
     """A confusion matrix: a row for each true class, a column for each predicted one."""
 
-    images: int
+    total: int  # images, or pixels
     classes: tuple[str, ...]
     side: float  # of a cell
     every: int  # how many classes share one label
-    counted: bool  # whether a cell has room for its count
+    written: bool  # whether a cell has room for its text
     cells: list[Cell]
     mistaken: list[str]  # the most frequent confusions, in words
 
@@ -97,30 +104,62 @@ class Roc:
     lines: list[tuple[str, str]]  # class and points
 
 
-def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Matrix:
-    """Lay out a confusion matrix; a cell's shade is the square root of its share of the row, so that errors show."""
-    size = len(counts)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confidence:
+    """Answers of like confidence."""
+
+    x: float  # how sure they are
+    y: float  # how often they are right
+    reach: tuple[float, float]  # exact one-sided 95 % bounds of that
+    radius: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """Whether a candidate is right as often as it is sure."""
+
+    candidate: str
+    split: str
+    points: list[Confidence]
+
+
+def confusion_matrix(counts_CC: NDArray[np.int64], classes: Sequence[str], what: str = "images") -> Matrix:
+    """Lay out a confusion matrix; a cell's shade is the square root of its share of the row, so that errors show.
+
+    Args:
+        counts_CC: by true class and predicted class.
+        classes: their names.
+        what: was counted. Images are written as such, pixels as percent of their row.
+    """
     cells, mistakes = [], []
-    for row, line in enumerate(counts):
-        images = sum(line)
-        for column, count in enumerate(line):
-            if not count:
-                continue
-            share = count / images
-            title = f"{classes[row]} → {classes[column]}: {count} of {images} ({100 * share:.1f} %)"
-            hue = "b" if row == column else "o"
-            shade = f"{hue}{math.ceil(SHADES * math.sqrt(share))}"
-            cells.append(Cell(row=row, column=column, count=count, shade=shade, title=title))
-            if row != column:
-                mistakes.append((share, count, title))
+    for row, column in np.argwhere(counts_CC).tolist():
+        count, of = int(counts_CC[row, column]), int(counts_CC[row].sum())
+        share = count / of
+        title = f"{classes[row]} → {classes[column]}: {count:,} of {of:,} ({100 * share:.1f} %)".replace(
+            ",", NARROW_SPACE
+        )
+        hue = "b" if row == column else "o"
+        cells.append(
+            Cell(
+                row=row,
+                column=column,
+                text=str(count) if what == "images" else f"{100 * share:.0f}",
+                shade=f"{hue}{math.ceil(SHADES * math.sqrt(share))}",
+                title=title,
+            )
+        )
+        if row != column:
+            mistakes.append((count, share, title))
+    size = len(classes)
     return Matrix(
-        images=sum(map(sum, counts)),
+        total=int(counts_CC.sum()),
         classes=tuple(classes),
         side=max(6.0, min(64.0, 460 / size)),
         every=math.ceil(size / MOST_LABELS),
-        counted=size <= 25,
+        written=size <= 25,
         cells=cells,
-        mistaken=[title for *_, title in sorted(mistakes, key=lambda m: (-m[1], -m[0]))[:5]],
+        mistaken=[title for *_, title in sorted(mistakes, key=lambda m: (-m[0], -m[1]))[:5]],
     )
 
 
@@ -193,6 +232,30 @@ def roc(candidate: str, curves: Mapping[str, RocCurve]) -> Roc:
             for name, curve in curves.items()
         ],
     )
+
+
+def reliability(candidate: str, split: str, outputs: SplitOutputs) -> Reliability:
+    """Lay out, in a square of 200, how often answers of like confidence were right."""
+    confidence_N = outputs.probabilities_NC.max(1)
+    right_N = outputs.probabilities_NC.argmax(1) == outputs.labels_N
+    bin_N = np.clip(np.ceil(confidence_N * BINS) - 1, 0, BINS - 1).astype(int)
+    points = []
+    for members_N in (bin_N == number for number in range(BINS)):
+        answers, right = int(members_N.sum()), int(right_N[members_N].sum())
+        if not answers:
+            continue
+        sure, rate = float(confidence_N[members_N].mean()), right / answers
+        low, high = (proportion_bound(right, answers, upper) for upper in (False, True))
+        points.append(
+            Confidence(
+                x=round(200 * sure, 1),
+                y=round(200 - 200 * rate, 1),
+                reach=(round(200 - 200 * low, 1), round(200 - 200 * high, 1)),
+                radius=round(2 + 6 * math.sqrt(answers / len(bin_N)), 1),
+                title=f"{answers} answers, {100 * sure:.1f} % sure, {100 * rate:.1f} % right",
+            )
+        )
+    return Reliability(candidate=candidate, split=split, points=points)
 
 
 def _chart(what: str, history: Sequence[Epoch], best_epoch: int | None, axis: tuple[float, float]) -> Chart:

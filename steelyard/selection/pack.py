@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.artifact import new_folder
-from steelyard.bundle import MODEL_FILE, ModelBundle, checksums, sha256
+from steelyard.bundle import ModelBundle, checksums, sha256
 from steelyard.data.dataset import Dataset
 from steelyard.data.dataset import Split as DataSplit
 from steelyard.drift.calibration import build_profile
 from steelyard.drift.samples import Samples, image_statistics
+from steelyard.evaluation.scorecard import Scorecard
+from steelyard.selection.model_card import model_card
 from steelyard.selection.selection import Selection
-from steelyard.selection.why import value
 from steelyard.smoke_test import IMAGES as SMOKE_IMAGES
 from steelyard.smoke_test import SmokeTest
 
@@ -20,11 +21,26 @@ BATCH = 128
 MOST_IMAGES = 20_000  # of a split that the drift reference is learnt from; the order of a split has no meaning
 
 
-def pack(winner: ModelBundle, dataset: Dataset, selection: Selection, folder: Path, seed: int = 0) -> ModelBundle:
+def pack(
+    winner: ModelBundle,
+    dataset: Dataset,
+    selection: Selection,
+    folder: Path,
+    scorecard: Scorecard | None = None,
+    seed: int = 0,
+) -> ModelBundle:
     """Write the bundle that is registered and served.
 
     The drift reference learns its projection from the train split and sets every threshold on the validation split,
     which the model has not learnt from, through the very ONNX file that will answer.
+
+    Args:
+        winner: the bundle that was chosen.
+        dataset: on which it was trained and measured.
+        selection: that chose it.
+        folder: where the packed bundle goes.
+        scorecard: the winner's, for the model card's results by class.
+        seed: of the drift reference's draws.
     """
     profile = build_profile(
         train=_samples(winner, dataset, "train"),
@@ -39,39 +55,10 @@ def pack(winner: ModelBundle, dataset: Dataset, selection: Selection, folder: Pa
         winner.copy_to(partial)
         profile.write(partial)
         SmokeTest.of(winner, dataset.head("test", SMOKE_IMAGES)).write(partial)
-        (partial / "MODEL_CARD.md").write_text(model_card(winner, dataset, selection), encoding="utf-8")
+        (partial / "MODEL_CARD.md").write_text(model_card(winner, dataset, selection, scorecard), encoding="utf-8")
         files = dict(checksums(partial))
         winner.index.model_copy(update={"files": files}).write(partial / "bundle.json")
     return ModelBundle(folder)
-
-
-def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection) -> str:
-    """Return the model card: what it is, for whom it was chosen and why, and what it was measured to do."""
-    index = bundle.index
-    test = "\n".join(
-        f"| {name} | {value(name, measured.value)} | {value(name, measured.bound)} |"
-        for name, measured in selection.test.items()
-    )
-    return f"""# {index.candidate}
-
-{selection.why}
-
-- Task: {index.task}, {len(index.classes)} classes: {", ".join(index.classes)}
-- Input: uint8 images, {"x".join(map(str, index.input_shape))} (height x width x channels); normalisation is inside
-- Parameters: {index.parameters:,}; {bundle.size_mib:.2f} MiB as {MODEL_FILE}
-- Trained {len(index.history)} epochs on {dataset.index.images["train"]} images of \
-{dataset.index.source}; epoch {index.best_epoch} had the lowest validation loss
-- Run key: {index.run_key}
-- Data: content {index.dataset.content_digest}, split {index.dataset.split_digest}
-
-On the test split, which took no part in training or choice:
-
-| metric | value | 95 % bound |
-|---|---|---|
-{test}
-
-Answers are meant for images like those of {dataset.index.source}; the drift detector says when others arrive.
-"""
 
 
 def _samples(bundle: ModelBundle, dataset: Dataset, split: DataSplit) -> Samples:

@@ -1,10 +1,11 @@
-"""Why: the choice in one sentence that a client understands."""
+"""Why: the choice, and what would change it, in sentences that a client understands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from steelyard.contract import Contract
 from steelyard.metrics import metric
-from steelyard.selection.selection import Cost, Ranked, Rejected, Violation
+from steelyard.page import NARROW_SPACE
+from steelyard.selection.selection import Cost, Flip, Ranked, Rejected, Robustness, Selection, Violation
 
 
 def why_this_one(chosen: Ranked, ranking: Sequence[Ranked], contract: Contract, champion: str | None) -> str:
@@ -55,6 +56,59 @@ def why_nobody(rejected: Sequence[Rejected], contract: Contract) -> str:
         return f"{verdict}."
     nearest = min(missed, key=lambda one: (len(one.violations), one.candidate))
     return f"{verdict}; the nearest is {nearest.candidate}: {nearest.reason}."
+
+
+def preferred(selection: Selection) -> str | None:
+    """Return whom the weights alone choose: the winner, unless a champion was kept in its place."""
+    tied = [ranked for ranked in selection.ranking if ranked.tied]
+    return min(tied, key=lambda ranked: ranked.cost.order(ranked.candidate)).candidate if tied else None
+
+
+def sensitivity(selection: Selection) -> list[str]:
+    """Say how far the weights may be wrong before another candidate wins."""
+    found, choice = selection.robustness, preferred(selection)
+    if found is None or choice is None:
+        return []
+    if len(selection.ranking) == 1:
+        return ["Only one candidate is eligible: no weights can change the choice, only other limits could."]
+    kept = [f"Without the champion's right to stay {choice} would win; what follows is about {choice}."]
+    return [
+        *(kept if choice != selection.winner else []),
+        *_turning_points(found, selection.weights),
+        _smallest_change(found.flip, selection.weights),
+        f"{choice} wins under {percent(found.all_weights[choice])} of all possible weights, and under "
+        f"{percent(found.near_weights[choice])} of those within 20 % of the client's.",
+    ]
+
+
+def _turning_points(found: Robustness, shares: Mapping[str, float]) -> list[str]:
+    told = []
+    for name, reach in found.ranges.items():
+        now = f"(now {percent(shares[name])})"
+        if reach.above is not None:
+            told.append(f"The winner changes if {name} weighs more than {percent(reach.high)} {now}, to {reach.above}.")
+        if reach.below is not None:
+            told.append(f"The winner changes if {name} weighs less than {percent(reach.low)} {now}, to {reach.below}.")
+    return told or ["No weight of any one metric changes the winner, with the others in proportion."]
+
+
+def _smallest_change(flip: Flip | None, shares: Mapping[str, float]) -> str:
+    if flip is None:
+        return "No change of the weights makes another eligible candidate win."
+    moved = [
+        f"{name} from {percent(shares[name])} to {percent(share)}"
+        for name, share in flip.weights.items()
+        if abs(share - shares[name]) > 0.0005
+    ]
+    return (
+        f"The smallest change that makes another win, {flip.to}, moves {percent(flip.change)} of the weight: "
+        f"{', '.join(moved)}."
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share with three digits, so that nothing that counts is rounded away."""
+    return f"{100 * share:.3g}{NARROW_SPACE}%" if share == 0 or share >= 0.001 else f"less than 0.1{NARROW_SPACE}%"
 
 
 def in_words(violation: Violation) -> str:
