@@ -16,13 +16,15 @@ def register_model(
     from components.runtime import s3_address, task
     from steelyard.bundle import ModelBundle
     from steelyard.data.dataset import Dataset as PreparedDataset
+    from steelyard.evaluation.scorecard import Scorecard
     from steelyard.selection.pack import pack
     from steelyard.selection.selection import Selection
 
     with task() as runtime:
         chosen = Selection.read(Path(selection.path) / "selection.json")
         prepared = PreparedDataset(Path(dataset.path), runtime.store)
-        packed = pack(ModelBundle(Path(winner.path)), prepared, chosen, Path(model.path))
+        measured = Scorecard.read(Path(selection.path) / "scorecards" / str(chosen.winner))
+        packed = pack(ModelBundle(Path(winner.path)), prepared, chosen, Path(model.path), measured)
         tracking, store = runtime.tracking, runtime.store
         known = tracking.stored_at(chosen.client, packed)
         kept = known and store and store.holds(f"{known}/bundle.json")  # else its run was cleaned away
