@@ -76,7 +76,8 @@ def smallest_flip(
         if rival == winner:
             continue
         if costs[rival] < costs[winner]:
-            rows, least, hardest = worth_KM[rival] - worth_KM, -epsilon, worth_KM[rival] - worth_KM[leader]
+            rows, least = worth_KM[rival] - np.delete(worth_KM, rival, 0), -epsilon
+            hardest = worth_KM[rival] - worth_KM[leader]
         else:
             rows, least, hardest = (ahead := worth_KM[rival] - worth_KM[winner])[None], epsilon, ahead
         rivals.append((_least_move(weights_M, hardest, least + MARGIN), rival, rows, least + MARGIN))

@@ -33,7 +33,7 @@ def counted_rounds(draw: st.DrawFn) -> tuple[Times, np.ndarray]:
 
 
 @given(counted_rounds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_resampled_quantile_is_that_of_the_rounds_repeated(case: tuple[Times, np.ndarray]) -> None:
     times, counts_BR = case
     for name in (*QUANTILES, THROUGHPUT):

@@ -29,7 +29,7 @@ def card(name: str, *, failure: str | None = None, test: float = 0.9, **values: 
         failure=failure,
         run_key=f"key of {name}",
         validation=quality,
-        test={key: Measurement(value=test, bound=test, unit="fraction") for key in quality},
+        test={key: Measurement(value=test, bound=test, unit=metric(key).unit) for key in quality},
         model={key: m for key, m in measured.items() if key not in quality},
         hardware=CPU,
     )
