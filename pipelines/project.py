@@ -38,6 +38,7 @@ class Project:
         params = Params.from_yaml(params_text, str(folder / PARAMS_FILE))
         contract = Contract.from_yaml(contract_text, str(folder / CONTRACT_FILE))
         params.check_trainable(str(folder / PARAMS_FILE))
+        contract.check_task(params.task, str(folder / CONTRACT_FILE))
         return cls(
             folder=folder,
             params_text=params_text,
