@@ -44,17 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in (
-        _add_run,
-        _add_prepare,
-        _add_select,
-        _add_replay,
-        _add_report,
-        _add_serve,
-        _add_compile,
-        _add_submit,
-        _add_deploy,
-    ):
+    adders = (_add_run, _add_prepare, _add_contract, _add_select, _add_replay, _add_report, _add_serve)
+    for add in (*adders, _add_compile, _add_submit, _add_deploy):
         add(verbs)
     return parser
 
@@ -129,6 +120,30 @@ def _prepare(options: argparse.Namespace) -> int:
 
     prepared = prepare_file(options.params, options.output, options.workers)
     sys.stdout.write(json.dumps(prepared.as_json(), indent=1) + "\n" if options.json else prepared.as_text())
+    return WINNER
+
+
+def _add_contract(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    example = "steelyard contract check examples/digits/evaluation_metrics.yaml --params examples/digits/params.yaml"
+    group = _verb(verbs, "contract", "What a client's contract says.", example)
+    verb = _verb(
+        group.add_subparsers(required=True, metavar="VERB"),
+        "check",
+        "Explain a contract in words, and say whether the images allow anybody to meet it.",
+        example,
+    )
+    verb.add_argument("file", type=Path, metavar="FILE", help="evaluation_metrics.yaml of the client")
+    images = verb.add_mutually_exclusive_group()
+    images.add_argument("--params", type=Path, metavar="PARAMS.yaml", help="whose task and images it is held against")
+    images.add_argument("--dataset", type=Path, metavar="DIR", help="the same, of what `prepare` wrote")
+    verb.set_defaults(do=_contract_check)
+
+
+def _contract_check(options: argparse.Namespace) -> int:
+    from pipelines.contract_check import words
+
+    for part in words(options.file, options.params, options.dataset):
+        print(part)
     return WINNER
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steelyard.errors import InputError, SteelyardError
 
-SELECTION_HOLDS = {"selection.json", "report.html", "scorecards"}
+SELECTION_HOLDS = {"selection.json", "report.html", "summary.md", "scorecards"}
 DATASET_HOLDS = {
     *(
         "dataset.json",

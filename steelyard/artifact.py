@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from steelyard.errors import ArtifactError
 
 SCHEMA_VERSION = "1.0"
+
+# What numpy and zipfile raise over bytes that were changed: found by changing every one.
+_DAMAGE = (ValueError, TypeError, RuntimeError, OSError, EOFError, BadZipFile, zlib.error)
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
@@ -76,10 +80,12 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
         ArtifactError: it is missing or damaged.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise ArtifactError(f"{file}: {error}") from None
+    except FileNotFoundError:
+        raise ArtifactError(f"{file}: there is no such file") from None
+    except _DAMAGE as error:
+        raise ArtifactError(f"{file}: is damaged: {error or type(error).__name__}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from steelyard.errors import InvalidFile
-from steelyard.metrics import class_of, known_names, metric
+from steelyard.metrics import class_of, known_names, metric, rank_of
 from steelyard.yaml_file import Strict, nearest, parse
 
 _LIMIT = re.compile(r"(>=|<=)\s*([0-9.eE+-]+)")
@@ -86,7 +86,7 @@ class Contract(Strict):
         return parse(text, cls, file)
 
     def check_classes(self, classes: Sequence[str], file: str = "contract") -> None:
-        """Refuse a metric of a class that the data do not have.
+        """Refuse a metric of a class that the data do not have, or of more ranks than there are classes to rank.
 
         Raises:
             InvalidFile: names the metric.
@@ -96,6 +96,8 @@ class Contract(Strict):
             if label is not None and label not in classes:
                 problem = f"there is no class {label!r}{nearest(label, list(classes))}"
                 raise InvalidFile(file, problem, f"metrics.{name}")
+            if (rank_of(name) or 0) >= len(classes):
+                raise InvalidFile(file, f"is always 1, as there are {len(classes)} classes", f"metrics.{name}")
 
     def check_task(self, task: str, file: str = "contract") -> None:
         """Refuse a metric that images of another task are measured by.

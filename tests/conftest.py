@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.update({"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"})
 
@@ -15,6 +16,9 @@ from steelyard.data.prepare import prepare
 from steelyard.params import Candidate, Params
 from steelyard.store import ObjectStore
 from tests.s3_server import serving
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 SMALL_PARAMS = """
 task: classification

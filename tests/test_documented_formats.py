@@ -17,8 +17,10 @@ from steelyard.bundle import BundleIndex, FailureIndex
 from steelyard.data.dataset import DatasetIndex, DatasetRef
 from steelyard.drift.profile import ReferenceArrays, ReferenceIndex
 from steelyard.errors import ArtifactError
-from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex, SplitOutputs, Times
-from steelyard.metrics import METRICS, PER_CLASS, known_names
+from steelyard.evaluation.answers import MaskCounts, SplitOutputs
+from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
+from steelyard.evaluation.times import Times
+from steelyard.metrics import known_names, metric
 from steelyard.selection.selection import Selection
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "artifacts.md").read_text(encoding="utf-8")
@@ -121,26 +123,41 @@ def test_the_arrays_of_the_reference_are_documented() -> None:
 
 def test_the_arrays_of_a_scorecard_are_documented(tmp_path: Path) -> None:
     answers = SplitOutputs(probabilities_NC=np.full((4, 2), 0.5, np.float32), labels_N=np.zeros(4, np.int64))
+    masks = MaskCounts(counts_NCC=np.ones((4, 2, 2), np.int64))
     index = ScorecardIndex.model_validate({**example(), "classes": ["a", "b"]})
-    Scorecard(
-        index=index,
-        outputs={"validation": answers, "test": answers},
-        times=Times(np.ones((3, 5)), np.ones(3)),
-    ).write(tmp_path / "card")
-    with np.load(tmp_path / "card" / "outputs.npz") as arrays:
-        written = {name: str(arrays[name].dtype) for name in arrays}
-    told = rows(DOCUMENT[DOCUMENT.index("`outputs.npz`, which may") :])
-    assert {name: cells[0] for name, cells in told.items()} == written
+    times = Times(np.ones((3, 5)), np.ones(3))
+    Scorecard(index=index, answers={"validation": answers, "test": masks}, times=times).write(tmp_path / "card")
+    told = rows(DOCUMENT[DOCUMENT.index("`validation.npz` and `test.npz`, what was answered") :])
+    said = {name.partition("`")[0]: cells[0] for name, cells in told.items()}
+    assert said == dtypes(tmp_path / "card" / "validation.npz") | dtypes(tmp_path / "card" / "test.npz")
+    told = rows(DOCUMENT[DOCUMENT.index("`times.npz`:") :])
+    assert {name: cells[0] for name, cells in told.items()} == dtypes(tmp_path / "card" / "times.npz")
+
+
+def test_every_file_of_a_scorecard_is_documented(tmp_path: Path) -> None:
+    answers = SplitOutputs(probabilities_NC=np.full((4, 2), 0.5, np.float32), labels_N=np.zeros(4, np.int64))
+    index = ScorecardIndex.model_validate({**example(), "classes": ["a", "b"]})
+    times = Times(np.ones((3, 5)), np.ones(3))
+    Scorecard(index=index, answers={"validation": answers, "test": answers}, times=times).write(tmp_path / "card")
+    (line,) = [line for line in DOCUMENT.splitlines() if line.startswith("| [Scorecard]")]
+    told = set(re.findall(r"`([^`]+)`", line.split("|")[2]))
+    assert told == {file.name for file in (tmp_path / "card").iterdir()}
+
+
+def dtypes(file: Path) -> dict[str, str]:
+    with np.load(file) as arrays:
+        return {name: str(arrays[name].dtype) for name in arrays}
 
 
 def test_every_metric_is_documented() -> None:
     documented = rows(DOCUMENT[DOCUMENT.index("### Metrics") :])
     assert list(documented) == known_names()
-    for name, (unit, better, place) in documented.items():
-        read = METRICS.get(name) or PER_CLASS[name.removesuffix("[CLASS]")]
+    for name, (unit, better, place, task) in documented.items():
+        read = metric(name.replace("top_K", "top_5"))
         assert unit == read.unit
         assert better == ("higher" if read.higher_is_better else "lower")
         assert place == ("`validation`, `test`" if read.quality else "`model`")
+        assert task == (read.task or "either")
 
 
 def test_the_version_rule_holds_as_documented(tmp_path: Path) -> None:

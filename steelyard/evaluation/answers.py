@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,11 @@ class SplitOutputs:
     probabilities_NC: NDArray[np.float32]
     labels_N: NDArray[np.int64]
 
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """What is equal for all candidates that answered for the same images."""
+        return self.labels_N
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskCounts:
@@ -32,6 +37,11 @@ class MaskCounts:
     def labels_N(self) -> NDArray[np.int64]:
         """One stratum: an image has pixels of several classes."""
         return np.zeros(len(self.counts_NCC), np.int64)
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """What is equal for all candidates that answered for the same images: each one's pixels by true class."""
+        return np.asarray(self.counts_NCC.sum(2))
 
 
 Answers = SplitOutputs | MaskCounts
@@ -45,27 +55,34 @@ def write_answers(answers: Answers, file: Path) -> None:
         np.savez(file, probabilities=answers.probabilities_NC, labels=answers.labels_N)
 
 
-def read_answers(file: Path, classes: int) -> Answers | None:
+def read_answers(file: Path, task: str, classes: int) -> Answers | None:
     """Read what `write_answers` wrote; None where there is no such file.
 
     Args:
         file: the .npz file.
+        task: what was answered.
         classes: how many there are.
 
     Raises:
-        ArtifactError: the file is damaged, or holds no answers over so many classes.
+        ArtifactError: the file is damaged, or holds no answers of such a task over so many classes.
     """
     if not file.exists():
         return None
     arrays = read_arrays(file)
     try:
-        if "counts" in arrays:
-            return _mask_counts(np.asarray(arrays["counts"], np.int64), classes)
-        return _split_outputs(
-            np.asarray(arrays["probabilities"], np.float32), np.asarray(arrays["labels"], np.int64), classes
-        )
-    except (KeyError, ValueError, TypeError) as error:
+        if task == "segmentation":
+            return _mask_counts(_whole(arrays["counts"]), classes)
+        return _split_outputs(np.asarray(arrays["probabilities"], np.float32), _whole(arrays["labels"]), classes)
+    except KeyError as error:
+        raise ArtifactError(f"{file}: holds no {error.args[0]}, which answers of {task} have") from None
+    except (ValueError, TypeError) as error:
         raise ArtifactError(f"{file}: {error}") from None
+
+
+def _whole(numbers: NDArray[Any]) -> NDArray[np.int64]:
+    if numbers.dtype.kind not in "iu":
+        raise ValueError(f"labels and counts must be whole numbers, not {numbers.dtype}")
+    return np.asarray(numbers, np.int64)
 
 
 def _split_outputs(probabilities_NC: NDArray[np.float32], labels_N: NDArray[np.int64], classes: int) -> SplitOutputs:

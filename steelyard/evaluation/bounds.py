@@ -32,7 +32,8 @@ def measure_quality(
     precision and recall: its bound is the F1 of their exact bounds at half the error each (Bonferroni). The macro
     means, ROC AUC and log-loss are sums of what each image loses, and are bounded as directly standardised rates are
     (see `_loss_bound`). Calibration error and overlaps of masks are ratios of sums over images, and are bounded by
-    leaving out one image at a time (see `_jackknife_bound`).
+    leaving out one image at a time (see `_jackknife_bound`). None of them takes a split without a mistake for a proof
+    that there are none.
 
     Args:
         answers: what a candidate said of the split's images, with the truth.
@@ -61,7 +62,7 @@ def proportion_bound(hits: int, of: int, upper: bool, level: float = LEVEL) -> f
 
 def _bound(name: str, answers: Answers, matrix: NDArray[np.int64] | None, classes: Sequence[str], seed: int) -> float:
     if isinstance(answers, MaskCounts) or matrix is None or name == "expected_calibration_error":
-        return _jackknife_bound(name, answers, classes)
+        return _jackknife_bound(name, answers, classes, seed)
     if name in _SUMS:
         random = np.random.default_rng(seed)
         unseen_D = random.exponential(size=DRAWS)
@@ -95,13 +96,13 @@ def _f1_bound(hits: int, predicted: int, actual: int) -> float:
     return 2 * precision * recall / (precision + recall) if hits else 0.0
 
 
-def _jackknife_bound(name: str, answers: Answers, classes: Sequence[str]) -> float:
-    """Return value and Student's t times the jackknife's standard error, over images (Efron & Tibshirani 1993, ch. 11).
+def _jackknife_bound(name: str, answers: Answers, classes: Sequence[str], seed: int) -> float:
+    """Return the bound of a ratio of sums over images, which are what is counted: pixels of one resemble each other.
 
-    The pixels of one image resemble each other, so that images are what is counted. Fewer than two allow no bound.
+    The error is Student's t times the jackknife's standard error (Efron & Tibshirani 1993, ch. 11); beside it one more
+    image, unseen, is answered as badly as can be, as in `_loss_bound`. Without that a split in which nothing went wrong
+    would have no error at all. Fewer than two images allow no bound.
     """
-    from scipy.stats import t
-
     made, images = contributions(answers, [name]), len(answers.labels_N)
     value = float(combine(name, _without(made, images, None), classes)[0])
     worst = 0.0 if metric(name).higher_is_better else 1.0
@@ -109,8 +110,28 @@ def _jackknife_bound(name: str, answers: Answers, classes: Sequence[str]) -> flo
         return worst
     left_N = combine(name, _without(made, images, np.arange(images)), classes)
     error = float(np.sqrt((images - 1) * left_N.var()))
-    bound = value + float(t.ppf(LEVEL, images - 1)) * error * (-1 if metric(name).higher_is_better else 1)
-    return min(max(bound, 0.0), 1.0)
+    random = np.random.default_rng(seed)
+    unseen_D = random.exponential(size=DRAWS) * _spoiled(name, answers, made, classes, value)
+    off = float(np.quantile(error * random.standard_t(images - 1, DRAWS) + unseen_D, LEVEL))
+    return max(value - off, 0.0) if metric(name).higher_is_better else min(value + off, 1.0)
+
+
+def _spoiled(name: str, answers: Answers, made: Contributions, classes: Sequence[str], value: float) -> float:
+    """Return how much worse the metric would be if one image, the costliest, were answered as badly as can be."""
+    images = len(answers.labels_N)
+    if isinstance(answers, SplitOutputs):  # of the calibration error, which is a mean over images
+        return 1 / images
+    truth_NC, all_C = answers.truth, np.arange(len(classes))
+    taken_for_C = np.roll(all_C, -1)
+    if (label := class_of(name)) is not None:  # every pixel of the class is missed, every other one taken for it
+        column = list(classes).index(label)
+        taken_for_C = np.where(all_C == column, (column + 1) % len(classes), column)
+    wrong_NCC = np.zeros(answers.counts_NCC.shape)
+    wrong_NCC[:, all_C, taken_for_C] = truth_NC
+    left = _without(made, images, np.arange(images))
+    spoiled_NJ = left.overall["pixels"] + wrong_NCC.reshape(images, -1)
+    spoiled = Sums(images_BC=np.full((images, 1), float(images)), by_class={}, overall={"pixels": spoiled_NJ})
+    return max(value - float(combine(name, spoiled, classes).min()), 0.0)
 
 
 def _without(made: Contributions, images: int, left_out: NDArray[np.int64] | None) -> Sums:

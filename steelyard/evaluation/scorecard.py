@@ -30,7 +30,7 @@ class ScorecardIndex(Index):
     """scorecard.json."""
 
     candidate: CandidateName
-    task: str
+    task: str = Field(pattern="^(classification|segmentation)$")
     classes: tuple[str, ...] = ()
     run_key: str = ""
     dataset: DatasetRef
@@ -81,7 +81,7 @@ class Scorecard:
         """
         if split in self.answers or self.folder is None:
             return self.answers.get(split)
-        return read_answers(self.folder / f"{split}.npz", len(self.index.classes))
+        return read_answers(self.folder / f"{split}.npz", self.index.task, len(self.index.classes))
 
     def write(self, folder: Path) -> None:
         """Write `scorecard.json` and, where they are known, the answers, mistakes and times behind it."""

@@ -76,7 +76,8 @@ def smallest_flip(
         if rival == winner:
             continue
         if costs[rival] < costs[winner]:
-            rows, least, hardest = worth_KM[rival] - worth_KM, -epsilon, worth_KM[rival] - worth_KM[leader]
+            rows, least = worth_KM[rival] - np.delete(worth_KM, rival, 0), -epsilon
+            hardest = worth_KM[rival] - worth_KM[leader]
         else:
             rows, least, hardest = (ahead := worth_KM[rival] - worth_KM[winner])[None], epsilon, ahead
         rivals.append((_least_move(weights_M, hardest, least + MARGIN), rival, rows, least + MARGIN))
@@ -161,7 +162,8 @@ def _ranges(names: Sequence[str], costs: Sequence[CostKey], worth_KM: Floats, se
 def _needed(ranked: Ranked, selection: Selection) -> dict[str, float]:
     """Return by metric the value at which a candidate would have won, all else as it is; metrics that can't do it out.
 
-    It has to be tied with the best of the others, and ahead by more than epsilon of any cheaper one that is tied.
+    It has to be tied with the best of the others, and ahead by more than epsilon of any cheaper one that is tied. Costs
+    stay as they are too: where the metric is one of them, less may do.
     """
     others = [r for r in selection.ranking if r.candidate != ranked.candidate]
     if ranked.candidate == selection.winner or not others:
@@ -171,6 +173,8 @@ def _needed(ranked: Ranked, selection: Selection) -> dict[str, float]:
     target = max(r.utility for r in others) - selection.epsilon
     if cheaper >= target:
         target = cheaper + selection.epsilon
+    if ranked.utility > target:  # only the champion's right to stay is in its way
+        return {}
     contract = Contract.model_validate(selection.contract)
     values = {}
     for name, share in selection.weights.items():

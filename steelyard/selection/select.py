@@ -42,9 +42,12 @@ def select(
 
     Raises:
         MetricNotMeasured: no scorecard has a metric that the contract names.
-        InputError: the scorecards can't be compared, or their answers are damaged.
+        InputError: the scorecards can't be compared with each other or judged by the contract, or their answers are
+            damaged.
     """
+    scorecards = sorted(scorecards, key=lambda scorecard: scorecard.candidate)  # whose order means nothing
     _refuse_incomparable(scorecards)
+    _refuse_unjudgeable(scorecards, contract)
     eligible, rejected = _admit(scorecards, contract)
     shares = weight_shares(contract)
     ranking: tuple[Ranked, ...] = ()
@@ -74,7 +77,7 @@ def select(
 
 
 def read_scorecards(folders: Iterable[Path]) -> list[Scorecard]:
-    """Read scorecards; their order does not matter to the choice.
+    """Read scorecards, sorted by name.
 
     Args:
         folders: each is a scorecard, or holds some, itself or in its `scorecards`.
@@ -96,6 +99,8 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _refuse_incomparable(scorecards: Sequence[Scorecard]) -> None:
+    if not scorecards:
+        raise InputError("there are no scorecards to choose from")
     name, times = Counter(scorecard.candidate for scorecard in scorecards).most_common(1)[0]
     if times > 1:
         raise InputError(f"two scorecards are named {name!r}")
@@ -106,12 +111,24 @@ def _refuse_incomparable(scorecards: Sequence[Scorecard]) -> None:
             raise InputError(f"{pair} are of different tasks: {first.index.task} and {other.index.task}")
         if other.index.dataset.evaluated_on != first.index.dataset.evaluated_on:
             raise InputError(f"{pair} were measured on different data")
-        if other.index.classes and first.index.classes and other.index.classes != first.index.classes:
-            raise InputError(f"{pair} tell different classes apart")
+    named = [scorecard for scorecard in scorecards if scorecard.index.classes]  # one written by hand may not say
+    for other in named[1:]:
+        if other.index.classes != named[0].index.classes:
+            raise InputError(f"{named[0].candidate!r} and {other.candidate!r} tell different classes apart")
     classes = {s.index.hardware.hardware_class: s.candidate for s in scorecards if s.index.hardware}
     if len(classes) > 1:
         listed = "; ".join(f"{name!r} on {hardware}" for hardware, name in classes.items())
         raise InputError(f"times of different hardware can't be compared: {listed}")
+
+
+def _refuse_unjudgeable(scorecards: Sequence[Scorecard], contract: Contract) -> None:
+    contract.check_task(scorecards[0].index.task)
+    if classes := next((scorecard.index.classes for scorecard in scorecards if scorecard.index.classes), ()):
+        contract.check_classes(classes)
+    timed = [name for name in contract.metrics if metric(name).timed]
+    hardware = next((s.index.hardware.hardware_class for s in scorecards if s.index.hardware), None)
+    if timed and contract.hardware_class and hardware not in (None, contract.hardware_class):
+        raise InputError(f"{timed[0]} is wanted on {contract.hardware_class!r}, and was measured on {hardware!r}")
 
 
 class _Entrant(NamedTuple):
@@ -245,6 +262,6 @@ def _same_images(scorecards: Iterable[Scorecard]) -> Iterator[Answers]:
         if (answers := scorecard.answered("validation")) is None:
             raise ArtifactError(f"{scorecard.candidate!r}: its answers for the validation split are gone")
         first = first or (scorecard.candidate, answers)
-        if not np.array_equal(answers.labels_N, first[1].labels_N):
+        if not np.array_equal(answers.truth, first[1].truth):
             raise InputError(f"{first[0]!r} and {scorecard.candidate!r} answered for different images")
         yield answers

@@ -16,10 +16,13 @@ def why_this_one(chosen: Ranked, ranking: Sequence[Ranked], contract: Contract, 
     if not rivals:
         return f"{praise}: no other candidate is eligible."
     tied = [ranked for ranked in rivals if ranked.tied]
-    if winner == champion and (ahead := rivals[0].utility - chosen.utility) > 0:
+    challenger = min((r for r in ranking if r.tied), key=lambda r: r.cost.order(r.candidate))
+    if winner == champion and challenger.candidate != winner:
+        ahead = challenger.utility - chosen.utility
+        instead = f"better by {ahead:.3f}" if ahead > 0 else f"cheaper but no better ({challenger.utility:.3f})"
         return (
-            f"{praise}: it serves now, and {rivals[0].candidate} is better by {ahead:.3f}, "
-            f"which is not more than the switching margin of {contract.switching_margin:g}."
+            f"{praise}: it serves now, and {challenger.candidate}, which would be chosen otherwise, is {instead}; "
+            f"it has to be better by more than the switching margin of {contract.switching_margin:g}."
         )
     if tied and chosen.tied:
         others = " and ".join(f"{ranked.candidate} ({ranked.utility:.3f})" for ranked in tied)

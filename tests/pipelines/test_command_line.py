@@ -167,6 +167,8 @@ def _edit(file: str, wrong: str, right: str) -> Callable[[Path], None]:
         (_edit("evaluation_metrics.yaml", "accuracy", "acuracy"), "metrics.acuracy: unknown metric; did you mean"),
         (_edit("evaluation_metrics.yaml", "client: acme", "client: ACME Ltd"), "client: must be a DNS label"),
         (_edit("evaluation_metrics.yaml", "accuracy:", "recall[eleven]:"), "recall[eleven]"),
+        (_edit("evaluation_metrics.yaml", "accuracy:", "mean_iou:"), "mean_iou: is a metric of segmentation"),
+        (_edit("evaluation_metrics.yaml", "accuracy:", "top_10_accuracy:"), "top_10_accuracy: is always 1"),
     ],
 )
 def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(
@@ -190,7 +192,7 @@ def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["run", "compile", "submit", "select", "serve", "report"])
+@pytest.mark.parametrize("verb", ["run", "contract", "compile", "submit", "select", "serve", "report"])
 def test_every_verb_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])

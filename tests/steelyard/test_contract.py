@@ -50,3 +50,48 @@ def test_a_mistake_is_named_with_its_key(wrong: str, right: str, complaint: str)
 def test_weights_that_are_all_zero_are_refused() -> None:
     with pytest.raises(InvalidFile, match="at least one weight must be above 0"):
         Contract.from_yaml("client: a\nmetrics: {accuracy: {weight: 0, worst: 0, ideal: 1}}")
+
+
+def test_a_contract_is_held_against_the_task_and_the_classes() -> None:
+    wanted = Contract.from_yaml(GOOD)
+    wanted.check_task("classification")
+    wanted.check_classes(["cat", "dog"])
+    with pytest.raises(InvalidFile, match=r"metrics\.recall\[cat\]: there is no class 'cat'; did you mean 'cats'\?"):
+        wanted.check_classes(["cats", "dogs"])
+    with pytest.raises(InvalidFile, match="is a metric of classification, and the task is segmentation"):
+        wanted.check_task("segmentation")
+
+
+@pytest.mark.parametrize(("classes", "right"), [(6, True), (5, False), (3, False)])
+def test_a_rank_that_every_answer_reaches_is_refused(classes: int, right: bool) -> None:
+    wanted = Contract.from_yaml(GOOD.replace("accuracy:", "top_5_accuracy:").replace("recall[cat]", "macro_f1"))
+    labels = [str(c) for c in range(classes)]
+    if right:
+        wanted.check_classes(labels)
+    else:
+        with pytest.raises(InvalidFile, match=rf"top_5_accuracy: is always 1, as there are {classes} classes"):
+            wanted.check_classes(labels)
+
+
+@pytest.mark.parametrize(
+    "name", ["top_1_accuracy", "top_0_accuracy", "top_K_accuracy", "top_x_accuracy", "iou", "recall"]
+)
+def test_names_that_only_look_like_metrics_are_unknown(name: str) -> None:
+    with pytest.raises(InvalidFile, match="unknown metric"):
+        Contract.from_yaml(GOOD.replace("accuracy:", f"{name}:"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        ("price_per_hour: 0", "price_per_hour: .*greater than 0"),
+        ("price_per_hour: -1", "price_per_hour: .*greater than 0"),
+        ("switching_margin: 1", "switching_margin: .*less than 1"),
+        ("epsilon: -0.1", "epsilon: .*greater than or equal to 0"),
+        ("hardware_klass: cpu", "hardware_klass: unknown key; did you mean 'hardware_class'"),
+        ("metrics: {}", "key 'metrics' stands twice"),
+    ],
+)
+def test_a_mistake_beside_the_metrics_is_named_too(extra: str, complaint: str) -> None:
+    with pytest.raises(InvalidFile, match=complaint):
+        Contract.from_yaml(f"{GOOD}{extra}\n")

@@ -5,41 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from steelyard.contract import Contract
-from steelyard.data.dataset import DatasetRef
 from steelyard.errors import InputError, MetricNotMeasured
-from steelyard.evaluation.scorecard import Hardware, Measurement, Scorecard, ScorecardIndex, SplitOutputs, Times
-from steelyard.metrics import metric
+from steelyard.evaluation.scorecard import Hardware
+from steelyard.selection.publish import choose
 from steelyard.selection.select import select
-
-DATA = DatasetRef(content_digest="c", split_digest="s")
-
-
-def card(name: str, *, failure: str | None = None, test: float = 0.9, **values: float) -> Scorecard:
-    measured = {key: Measurement(value=value, bound=value, unit=metric(key).unit) for key, value in values.items()}
-    quality = {key: m for key, m in measured.items() if key in ("accuracy", "macro_recall")}
-    index = ScorecardIndex(
-        candidate=name,
-        task="classification",
-        dataset=DATA,
-        failure=failure,
-        validation=quality,
-        test={key: Measurement(value=test, bound=test, unit="fraction") for key in quality},
-        model={key: m for key, m in measured.items() if key not in quality},
-        hardware=Hardware(hardware_class="cpu", rounds=30, images_per_round=20),
-    )
-    return Scorecard(index=index, outputs={})
-
-
-def contract(epsilon: float = 0.01, **must: str) -> Contract:
-    metrics: dict[str, dict[str, object]] = {
-        "accuracy": {"weight": 3, "worst": 0.5, "ideal": 1.0},
-        "latency_p50_ms": {"weight": 1, "worst": 100, "ideal": 1},
-    }
-    for name, limit in must.items():
-        metrics[name]["must"] = limit
-    return Contract.model_validate({"client": "acme", "epsilon": epsilon, "metrics": metrics})
-
+from tests.steelyard.selection.selection_kit import DATA, card, changed, contract, reweighted, with_answers, written
 
 SMALL = card("small", accuracy=0.90, latency_p50_ms=2)
 LARGE = card("large", accuracy=0.95, latency_p50_ms=10)
@@ -47,15 +17,7 @@ LARGE = card("large", accuracy=0.95, latency_p50_ms=10)
 
 @pytest.mark.parametrize(("limit", "winner"), [("<= 5", "small"), ("<= 50", "large")])
 def test_the_latency_limit_decides(limit: str, winner: str) -> None:
-    wanted = Contract.model_validate(
-        {
-            **contract(latency_p50_ms=limit).model_dump(),
-            "metrics": {
-                "accuracy": {"weight": 9, "worst": 0.5, "ideal": 1.0},
-                "latency_p50_ms": {"weight": 1, "worst": 100, "ideal": 1, "must": limit},
-            },
-        }
-    )
+    wanted = reweighted(contract(latency_p50_ms=limit), {"accuracy": 9, "latency_p50_ms": 1})
     assert select([SMALL, LARGE], wanted).winner == winner
 
 
@@ -105,16 +67,26 @@ def test_a_candidate_outside_the_tie_set_changes_nothing() -> None:
     assert [r for r in after.ranking if r.candidate != "junk"] == list(before.ranking)
 
 
-def test_times_of_different_hardware_never_decide_between_the_tied() -> None:
-    wanted = Contract.model_validate({"client": "a", "metrics": {"accuracy": {"weight": 1, "worst": 0, "ideal": 1}}})
-    fast = card("fast", accuracy=0.9, latency_p50_ms=0.1, model_size_mib=9.0)
-    other = card("other", accuracy=0.9, latency_p50_ms=9.0, model_size_mib=1.0)
-    assert select([fast, other], wanted).winner == "fast"
-    elsewhere = other.index.hardware.model_copy(update={"hardware_class": "gpu"})  # type: ignore[union-attr]
-    moved = Scorecard(index=other.index.model_copy(update={"hardware": elsewhere}), outputs={})
-    selection = select([fast, moved], wanted)
-    assert selection.winner == "other"
-    assert "ms per image" not in selection.why
+def test_the_price_decides_between_the_tied_where_the_contract_gives_one() -> None:
+    """A batch may be answered faster by what answers a single image more slowly."""
+    quick = card("quick", accuracy=0.9, latency_p50_ms=1.0, throughput_images_per_s=100.0, model_size_mib=1.0)
+    thrifty = card("thrifty", accuracy=0.9, latency_p50_ms=1.1, throughput_images_per_s=900.0, model_size_mib=9.0)
+    free, priced = contract(epsilon=0.02), written(contract().model_dump()["metrics"], epsilon=0.02, price_per_hour=3.6)
+    assert select([quick, thrifty], free).winner == "quick"
+    answer = select([quick, thrifty], priced)
+    assert answer.winner == "thrifty"
+    assert {r.candidate: r.cost.dollars_per_million for r in answer.ranking} == pytest.approx(
+        {"quick": 10.0, "thrifty": 1e6 * 3.6 / 3600 / 900}
+    )
+    assert "the cheapest of them ($1.11 per million images)" in answer.why
+
+
+def test_between_equals_in_price_and_time_the_smaller_wins_and_then_the_first_by_name() -> None:
+    same = {"accuracy": 0.9, "latency_p50_ms": 2.0}
+    big, small = card("a", model_size_mib=2.0, **same), card("b", model_size_mib=1.0, **same)
+    assert select([big, small], contract()).winner == "b"
+    assert select([card("b", **same), card("a", **same)], contract()).winner == "a"
+    assert select([card("a", **same), small], contract()).winner == "b", "a known size is less than an unknown one"
 
 
 def test_the_order_of_the_scorecards_does_not_matter() -> None:
@@ -132,42 +104,8 @@ def test_a_better_value_never_lowers_a_rank(name: str) -> None:
     assert ranks[0] == 2 > ranks[-1]
 
 
-def test_the_smallest_flip_really_flips() -> None:
-    selection = select([SMALL, LARGE], contract(epsilon=0.0))
-    assert selection.flip is not None
-    assert sum(selection.flip.weights.values()) == pytest.approx(1)
-    moved = Contract.model_validate(
-        {
-            "client": "acme",
-            "epsilon": 0,
-            "metrics": {
-                name: {**preference.model_dump(), "weight": selection.flip.weights[name]}
-                for name, preference in contract().metrics.items()
-            },
-        }
-    )
-    assert select([SMALL, LARGE], moved).winner == selection.flip.to != selection.winner
-    half = {name: (selection.flip.weights[name] + selection.weights[name]) / 2 for name in selection.weights}
-    between = Contract.model_validate(
-        {
-            "client": "acme",
-            "epsilon": 0,
-            "metrics": {
-                name: {**preference.model_dump(), "weight": half[name]}
-                for name, preference in contract().metrics.items()
-            },
-        }
-    )
-    assert select([SMALL, LARGE], between).winner == selection.winner
-
-
-def test_a_candidate_that_is_better_in_everything_can_t_be_flipped() -> None:
-    worse = card("worse", accuracy=0.7, latency_p50_ms=50)
-    assert select([SMALL, worse], contract()).flip is None
-
-
 def test_the_test_split_is_published_for_the_winner_with_the_optimism() -> None:
-    selection = select([card("only", accuracy=0.95, test=0.93, latency_p50_ms=2)], contract())
+    selection = choose([card("only", accuracy=0.95, test=0.93, latency_p50_ms=2)], contract())
     assert selection.test["accuracy"].value == 0.93
     assert selection.optimism == {"accuracy": pytest.approx(0.02)}
 
@@ -178,34 +116,29 @@ def test_a_metric_that_was_not_measured_is_named_with_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "complaint"),
     [
-        {"dataset": DATA.model_copy(update={"split_digest": "other"})},
-        {"hardware": Hardware(hardware_class="gpu", rounds=1, images_per_round=1)},
-        {"candidate": "small"},
+        ({"dataset": DATA.model_copy(update={"evaluation_digest": "other"})}, "were measured on different data"),
+        ({"hardware": Hardware(hardware_class="gpu", rounds=1, images_per_round=1)}, "times of different hardware"),
+        ({"candidate": "small"}, "two scorecards are named 'small'"),
+        ({"task": "segmentation"}, "are of different tasks: segmentation and classification"),
     ],
 )
-def test_what_can_t_be_compared_is_refused(change: Mapping[str, object]) -> None:
-    other = Scorecard(index=LARGE.index.model_copy(update=dict(change)), outputs={})
-    with pytest.raises(InputError):
-        select([SMALL, other], contract())
+def test_what_can_t_be_compared_is_refused(change: Mapping[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        select([SMALL, changed(LARGE, **change)], contract())
 
 
-def _with_answers(name: str, hit_rate: float, seed: int, images: int = 400) -> Scorecard:
-    random = np.random.default_rng(seed)
-    labels_N = np.arange(images) % 2
-    answered_N = np.where(random.random(images) < hit_rate, labels_N, 1 - labels_N)
-    outputs = SplitOutputs(probabilities_NC=np.eye(2, dtype=np.float32)[answered_N], labels_N=labels_N)
-    plain = card(name, accuracy=float((answered_N == labels_N).mean()), latency_p50_ms=2)
-    index = plain.index.model_copy(update={"classes": ("a", "b")})
-    times = Times(np.full((30, 20), 2.0), np.full(30, 100.0))
-    return Scorecard(index=index, outputs={"validation": outputs, "test": outputs}, times=times)
+def test_equal_validation_and_test_images_are_enough_to_be_compared() -> None:
+    """Models of other training images compete: what they were judged on is what counts."""
+    retrained = changed(LARGE, dataset=DATA.model_copy(update={"content_digest": "new", "split_digest": "new"}))
+    assert {r.candidate for r in select([SMALL, retrained], contract()).ranking} == {"small", "large"}
 
 
 def test_the_chance_of_being_best_is_sure_where_the_gap_is_wide_and_even_where_there_is_none() -> None:
-    wide = select([_with_answers("good", 0.95, 0), _with_answers("bad", 0.7, 1)], contract())
+    wide = select([with_answers("good", 0.95, 0), with_answers("bad", 0.7, 1)], contract())
     assert {r.candidate: r.p_best for r in wide.ranking} == pytest.approx({"good": 1, "bad": 0}, abs=0.01)
-    same = [_with_answers(name, 0.9, seed) for seed, name in enumerate(("a", "b", "c"))]
+    same = [with_answers(name, 0.9, seed) for seed, name in enumerate(("a", "b", "c"))]
     chances = [r.p_best for r in select(same, contract()).ranking]
     assert sum(c for c in chances if c is not None) == pytest.approx(1)
     assert all(c is not None and 0.1 < c < 0.75 for c in chances)
@@ -213,3 +146,81 @@ def test_the_chance_of_being_best_is_sure_where_the_gap_is_wide_and_even_where_t
 
 def test_without_the_answers_behind_a_scorecard_no_chance_is_claimed() -> None:
     assert [r.p_best for r in select([SMALL, LARGE], contract()).ranking] == [None, None]
+    assert [r.loss_bound for r in select([SMALL, LARGE], contract()).ranking] == [None, None]
+
+
+def test_a_choice_is_the_same_each_time_and_its_seed_moves_chances_only() -> None:
+    cards = [with_answers(name, 0.9, seed) for seed, name in enumerate(("a", "b", "c"))]
+    assert choose(cards, contract(), seed=3) == choose(cards[::-1], contract(), seed=3)
+    one, other = choose(cards, contract(), seed=3), choose(cards, contract(), seed=4)
+    assert (one.winner, one.utility) == (other.winner, other.utility)
+    assert [r.p_best for r in one.ranking] != [r.p_best for r in other.ranking]
+
+
+@pytest.mark.parametrize(("margin", "winner"), [(0.05, "champion"), (0.0, "better")])
+def test_a_champion_is_replaced_only_beyond_the_switching_margin(margin: float, winner: str) -> None:
+    champion = card("champion", accuracy=0.90, latency_p50_ms=2)
+    better = card("better", accuracy=0.92, latency_p50_ms=2)  # worth 0.03 more
+    selection = select([champion, better], contract(epsilon=0.0, margin=margin), champion="champion")
+    assert (selection.winner, selection.champion) == (winner, "champion")
+    assert not {r.candidate: r.tied for r in selection.ranking}["champion"]
+    if winner == "champion":
+        assert "it serves now, and better, which would be chosen otherwise, is better by 0.030" in selection.why
+        assert "switching margin of 0.05" in selection.why
+
+
+def test_a_champion_that_leads_is_not_called_the_cheapest_where_it_is_not() -> None:
+    champion = card("champion", accuracy=0.905, latency_p50_ms=3)
+    thrifty = card("thrifty", accuracy=0.900, latency_p50_ms=2.9)
+    selection = select([champion, thrifty], contract(epsilon=0.02), champion="champion")
+    assert selection.winner == "champion"
+    assert "cheapest" not in selection.why
+    assert "thrifty, which would be chosen otherwise, is cheaper but no better" in selection.why
+
+
+def test_a_champion_that_is_not_eligible_has_no_right_to_stay() -> None:
+    champion = card("champion", accuracy=0.90, latency_p50_ms=2)
+    better = card("better", accuracy=0.92, latency_p50_ms=2)
+    for gone in (changed(champion, failure="training: nan"), champion):
+        wanted = contract(margin=0.5, accuracy=">= 0.91")
+        assert select([gone, better], wanted, champion="champion").winner == "better"
+    assert select([better], contract(margin=0.5), champion="long-gone").winner == "better"
+
+
+def test_a_metric_without_weight_still_has_its_limit_and_counts_for_nothing() -> None:
+    metrics = {
+        "accuracy": {"weight": 1, "worst": 0.5, "ideal": 1},
+        "latency_p50_ms": {"weight": 0, "worst": 100, "ideal": 1, "must": "<= 5"},
+    }
+    selection = select([SMALL, LARGE], written(metrics))
+    assert selection.winner == "small"
+    assert [one.candidate for one in selection.rejected] == ["large"]
+    assert selection.weights == {"accuracy": 1.0, "latency_p50_ms": 0.0}
+    assert selection.utility == pytest.approx(0.8)
+
+
+def test_identical_candidates_share_everything_and_the_first_by_name_is_chosen() -> None:
+    twins = [with_answers(name, 0.9, 5) for name in ("b", "a", "c")]
+    selection = choose(twins, contract())
+    assert selection.winner == "a"
+    assert len({ranked.utility for ranked in selection.ranking}) == 1
+    assert [r.p_best for r in selection.ranking] == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert [r.loss_bound for r in selection.ranking] == [0, 0, 0]
+    assert all(r.tied and r.pareto for r in selection.ranking)
+    assert selection.robustness is not None
+    assert selection.robustness.all_weights["a"] == 1
+    assert selection.robustness.flip is None
+
+
+def test_one_candidate_is_chosen_if_it_may_be() -> None:
+    selection = choose([with_answers("only")], contract())
+    assert (selection.winner, selection.ranking[0].p_best, selection.ranking[0].loss_bound) == ("only", 1, 0)
+    assert "no other candidate is eligible" in selection.why
+    assert selection.robustness is not None
+    assert selection.robustness.needed == {"only": {}}
+
+
+def test_all_failed_is_an_answer() -> None:
+    selection = choose([card("a", failure="training: nan"), card("b", failure="export: differs")], contract())
+    assert (selection.winner, selection.robustness, selection.test) == (None, None, {})
+    assert "0 of 2 candidates miss a hard limit and 2 failed" in selection.why
