@@ -47,9 +47,10 @@ class ArtifactError(InputError):
 class MetricNotMeasured(InputError):
     """A contract names a metric that a scorecard lacks."""
 
-    def __init__(self, metric: str, candidate: str, measured: Collection[str]) -> None:
+    def __init__(self, metric: str, candidate: str, measured: Collection[str], why: str = "") -> None:
         self.metric, self.candidate = metric, candidate
-        super().__init__(f"{candidate!r} has no {metric!r}; it has: {', '.join(sorted(measured))}")
+        has = f"it has: {', '.join(sorted(measured))}"
+        super().__init__(f"{candidate!r}: {metric}: {why}" if why else f"{candidate!r} has no {metric!r}; {has}")
 
 
 class CandidateFailed(SteelyardError):

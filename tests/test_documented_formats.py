@@ -18,6 +18,7 @@ from steelyard.data.dataset import DatasetIndex, DatasetRef
 from steelyard.drift.profile import ReferenceArrays, ReferenceIndex
 from steelyard.errors import ArtifactError
 from steelyard.evaluation.answers import MaskCounts, SplitOutputs
+from steelyard.evaluation.mistakes import Mistakes
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
 from steelyard.evaluation.times import Times
 from steelyard.metrics import known_names, metric
@@ -121,27 +122,34 @@ def test_the_arrays_of_the_reference_are_documented() -> None:
         assert cells[0] in wanted[name], f"{name} is {wanted[name]}, not {cells[0]}"
 
 
-def test_the_arrays_of_a_scorecard_are_documented(tmp_path: Path) -> None:
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A Scorecard with every file; its test split is that of another task, so that both kinds of answers are there."""
     answers = SplitOutputs(probabilities_NC=np.full((4, 2), 0.5, np.float32), labels_N=np.zeros(4, np.int64))
     masks = MaskCounts(counts_NCC=np.ones((4, 2, 2), np.int64))
-    index = ScorecardIndex.model_validate({**example(), "classes": ["a", "b"]})
-    times = Times(np.ones((3, 5)), np.ones(3))
-    Scorecard(index=index, answers={"validation": answers, "test": masks}, times=times).write(tmp_path / "card")
+    wrong = np.zeros(1, np.int64)
+    Scorecard(
+        index=ScorecardIndex.model_validate({**example(), "classes": ["a", "b"]}),
+        answers={"validation": answers, "test": masks},
+        mistakes=Mistakes(np.zeros((1, 2, 2, 3), np.uint8), wrong, wrong, np.ones(1, np.float32)),
+        times=Times(np.ones((3, 5)), np.ones(3)),
+    ).write(tmp_path / "card")
+    return tmp_path / "card"
+
+
+def test_the_arrays_of_a_scorecard_are_documented(card: Path) -> None:
     told = rows(DOCUMENT[DOCUMENT.index("`validation.npz` and `test.npz`, what was answered") :])
     said = {name.partition("`")[0]: cells[0] for name, cells in told.items()}
-    assert said == dtypes(tmp_path / "card" / "validation.npz") | dtypes(tmp_path / "card" / "test.npz")
-    told = rows(DOCUMENT[DOCUMENT.index("`times.npz`:") :])
-    assert {name: cells[0] for name, cells in told.items()} == dtypes(tmp_path / "card" / "times.npz")
+    assert said == dtypes(card / "validation.npz") | dtypes(card / "test.npz")
+    for name in ("times", "mistakes"):
+        told = rows(DOCUMENT[DOCUMENT.index(f"\n`{name}.npz`") :])
+        assert {array: cells[0] for array, cells in told.items()} == dtypes(card / f"{name}.npz")
 
 
-def test_every_file_of_a_scorecard_is_documented(tmp_path: Path) -> None:
-    answers = SplitOutputs(probabilities_NC=np.full((4, 2), 0.5, np.float32), labels_N=np.zeros(4, np.int64))
-    index = ScorecardIndex.model_validate({**example(), "classes": ["a", "b"]})
-    times = Times(np.ones((3, 5)), np.ones(3))
-    Scorecard(index=index, answers={"validation": answers, "test": answers}, times=times).write(tmp_path / "card")
+def test_every_file_of_a_scorecard_is_documented(card: Path) -> None:
     (line,) = [line for line in DOCUMENT.splitlines() if line.startswith("| [Scorecard]")]
     told = set(re.findall(r"`([^`]+)`", line.split("|")[2]))
-    assert told == {file.name for file in (tmp_path / "card").iterdir()}
+    assert told == {file.name for file in card.iterdir()}
 
 
 def dtypes(file: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a Scorecard says of a metric that a contract names."""
 
 from steelyard.contract import Contract
-from steelyard.errors import InputError, MetricNotMeasured
+from steelyard.errors import MetricNotMeasured
 from steelyard.evaluation.bounds import measure_quality
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard
@@ -16,8 +16,7 @@ def measured(scorecard: Scorecard, name: str, contract: Contract) -> Measurement
     What was not measured unasked, such as `top_3_accuracy`, is measured now if the answers were kept.
 
     Raises:
-        MetricNotMeasured: the scorecard has neither.
-        InputError: the times are too few for a bound; the text says how many it takes.
+        MetricNotMeasured: the scorecard has neither, or too few times for a bound, and then says how many it takes.
     """
     if name == IMAGES_PER_DOLLAR:
         return _per_dollar(measured(scorecard, THROUGHPUT, contract), contract)
@@ -30,7 +29,7 @@ def measured(scorecard: Scorecard, name: str, contract: Contract) -> Measurement
         try:
             return measure_time(name, scorecard.times)
         except TooFewSamples as error:
-            raise InputError(f"{scorecard.candidate!r}: {name}: {error}") from None
+            raise MetricNotMeasured(name, scorecard.candidate, known, why=str(error)) from None
     raise MetricNotMeasured(name, scorecard.candidate, known)
 
 

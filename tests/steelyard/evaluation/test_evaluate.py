@@ -50,8 +50,8 @@ def test_a_scorecard_survives_the_disk_and_is_copied_with_its_answers(scorecard:
             np.testing.assert_array_equal(found.labels_N, kept.labels_N)
 
 
-def test_times_are_measured_in_rounds_and_bounded(scorecard: Scorecard, bundle: ModelBundle, dataset: Dataset) -> None:
-    times = measure_times({"a": bundle, "b": bundle}, dataset)
+def test_times_are_measured_in_rounds_and_bounded(scorecard: Scorecard, bundle: ModelBundle) -> None:
+    times = measure_times({"a": bundle, "b": bundle})
     assert times["a"].latency_ms_RS.shape == (ROUNDS, IMAGES_PER_ROUND)
     assert all((t.latency_ms_RS > 0).all() and (t.throughput_R > 0).all() for t in times.values())
     model = with_times(scorecard, times["a"], peak_memory_mib=99.0).index.model
