@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
 from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged
+from steelyard.memory import own_peak_mib
 from steelyard.models.build import Network, build
 from steelyard.params import Candidate, Training
+from steelyard.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ class Trained:
     best_epoch: int
     seconds: float
     device: str
+    images_per_s: float
+    peak_mib: float
 
 
 def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], None]) -> Trained:
@@ -86,6 +91,8 @@ def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], Non
         best_epoch=min(history, key=lambda e: e.validation_loss).epoch,
         seconds=time.monotonic() - started,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        images_per_s=statistics.harmonic_mean([epoch.images_per_s for epoch in history]),
+        peak_mib=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else own_peak_mib(),
     )
 
 
@@ -121,6 +128,9 @@ def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch
     steps = recipe.epochs * math.ceil(dataset.index.images["train"] / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 2))
     shuffle = np.random.default_rng(recipe.seed)
+    train = _Sum()
+    images = recipe.epochs * dataset.index.images["train"]
+    progress = Progress("training", images, "images", facts=lambda: f"loss {train.mean_loss:.3f}")
     for number in range(1, recipe.epochs + 1):
         started = time.monotonic()
         learning_rate = float(schedule.get_last_lr()[0])
@@ -134,6 +144,8 @@ def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            progress.advance(len(labels_N))
+        learnt = time.monotonic()
         validation = _evaluate(model, dataset, device)
         if not math.isfinite(validation.mean_loss):
             raise TrainingDiverged(f"the validation loss became {validation.mean_loss} in epoch {number}")
@@ -145,7 +157,9 @@ def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch
             validation_accuracy=validation.accuracy,
             learning_rate=learning_rate,
             seconds=time.monotonic() - started,
+            images_per_s=dataset.index.images["train"] / (learnt - started),
         )
+    progress.close()
 
 
 class _Sum:
