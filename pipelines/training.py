@@ -14,7 +14,7 @@ from steelyard.data.dataset import Dataset
 from steelyard.errors import InputError, InvalidFile
 from steelyard.params import Candidate, Params
 from steelyard.store import ObjectStore
-from steelyard.training.job import run_job
+from steelyard.training.job import Places, run_job
 from steelyard.yaml_file import nearest
 
 if TYPE_CHECKING:
@@ -36,9 +36,11 @@ class TrainedCandidate:
             "run_key": index.run_key,
             "weights_sha256": index.files[WEIGHTS_FILE],
             "remembered": index.remembered,
+            "resumed_from_step": 0 if index.remembered else index.resumed_from_step,
             "images_per_s": round(index.images_per_s, 1),
             "peak_mib": round(index.peak_mib, 1),
             "device": index.device,
+            "precision": index.precision,
             "onnx_max_diff": index.onnx_max_diff,
             "bundle": str(self.bundle.folder),
         }
@@ -51,7 +53,8 @@ class TrainedCandidate:
         lines = [
             f"{index.candidate}: {how}, epoch {best.epoch} of {len(index.history)} was the best",
             f"  validation  accuracy {best.validation_accuracy:.4f}, loss {best.validation_loss:.4f}",
-            f"  speed       {index.images_per_s:.0f} images/s on {index.device}, at most {index.peak_mib:.0f} MiB",
+            f"  speed       {index.images_per_s:.0f} images/s in {index.precision} on {index.device}, "
+            f"at most {index.peak_mib:.0f} MiB",
             f"  bundle      {self.bundle.folder}",
         ]
         return "\n".join(lines) + "\n"
@@ -77,7 +80,8 @@ def train_file(params: Path, name: str, data: Path, output: Path) -> TrainedCand
     refuse_foreign_files(output, OUTPUT_HOLDS)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     with claimed(output):
-        return TrainedCandidate(bundle=run_job(candidate, dataset, output / "bundle", _tracking()))
+        places = Places(bundle=output / "bundle", checkpoints=str(output / "checkpoints"), store=store)
+        return TrainedCandidate(bundle=run_job(candidate, dataset, places, _tracking()))
 
 
 def _candidate(file: Path, name: str, dataset: Dataset) -> Candidate:

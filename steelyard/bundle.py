@@ -57,6 +57,9 @@ class BundleIndex(Index):
     remembered: bool = False
     images_per_s: float = 0
     peak_mib: float = 0
+    precision: str = "float32"
+    micro_batch: int = 0
+    resumed_from_step: int = 0
     onnx_max_diff: float | None = None
 
 

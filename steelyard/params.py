@@ -114,14 +114,40 @@ class Data(Strict):
         return self
 
 
+class Augment(Strict):
+    """What is drawn anew for each image at each step, in training alone."""
+
+    crop: Annotated[int, Field(ge=0)] = 0  # pixels it is shifted, at most; what is missing is mirrored
+    flip: bool = False  # left and right, every other image
+    colour: Fraction = 0  # part by which brightness, contrast and saturation change, at most
+    cutout: Annotated[int, Field(ge=0)] = 0  # side of a square made grey, pixels
+    mixup: Annotated[float, Field(ge=0)] = 0  # alpha of Zhang et al. 2018
+    cutmix: Annotated[float, Field(ge=0)] = 0  # alpha of Yun et al. 2019; with mixup, each batch gets one of both
+
+
 class Training(Strict):
     """The recipe; a candidate may replace any part of it."""
 
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0  # of cosine
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    label_smoothing: Fraction = 0
+    ema: Fraction = 0  # decay per step of the averaged weights, which then are those that count; 0 has none
+    augment: Augment = Augment()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> Self:
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError("warmup_epochs goes with schedule: cosine; one-cycle has its own")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
 
 
 class Candidate(Strict):
@@ -200,6 +226,17 @@ class Params(Strict):
             raise ValueError("data.masks: a segmentation needs a table, such as {classes: {background: 0, road: 1}}")
         if not segmentation and (data.masks or data.tiles):
             raise ValueError("data.masks and data.tiles go with task: segmentation")
+        return self
+
+    @model_validator(mode="after")
+    def _augmentations_fit(self) -> Self:
+        side = min(self.data.shape[:2])
+        for name, candidate in self.candidates.items():
+            augment = candidate.training.augment
+            if max(augment.crop, augment.cutout) >= side:
+                raise ValueError(f"candidates.{name}.training.augment: crop and cutout must be less than {side} pixels")
+            if self.task == "segmentation" and (augment.mixup or augment.cutmix):
+                raise ValueError(f"candidates.{name}.training.augment: mixup and cutmix go with classification")
         return self
 
     @model_validator(mode="after")

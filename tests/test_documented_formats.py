@@ -20,9 +20,10 @@ from steelyard.errors import ArtifactError
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex, SplitOutputs, Times
 from steelyard.metrics import METRICS, PER_CLASS, known_names
 from steelyard.selection.selection import Selection
+from steelyard.training.checkpoint import CheckpointIndex
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "artifacts.md").read_text(encoding="utf-8")
-INDEXES = (DatasetIndex, BundleIndex, FailureIndex, ScorecardIndex, Selection, ReferenceIndex)
+INDEXES = (DatasetIndex, BundleIndex, CheckpointIndex, FailureIndex, ScorecardIndex, Selection, ReferenceIndex)
 
 
 def records(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -13,8 +13,9 @@ from steelyard.artifact import new_folder
 from steelyard.bundle import MODEL_FILE, WEIGHTS_FILE, BundleIndex, ModelBundle, checksums
 from steelyard.data.dataset import Dataset
 from steelyard.errors import ExportDiffers
+from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate
-from steelyard.training.train import Normalised, Trained
+from steelyard.training.train import Trained
 
 OPSET = 20
 LARGEST_DIFFERENCE = 1e-4  # in probability, between torch and ONNX Runtime
@@ -56,6 +57,9 @@ def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: st
             files=dict(checksums(partial)),
             images_per_s=trained.images_per_s,
             peak_mib=trained.peak_mib,
+            precision=trained.precision,
+            micro_batch=trained.micro_batch,
+            resumed_from_step=trained.resumed_from_step,
         )
         index.write(partial / "bundle.json")
         difference = _checked_difference(trained.model, ModelBundle(partial), dataset)

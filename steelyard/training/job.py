@@ -1,5 +1,6 @@
 """One training job: taken from memory, or trained, exported and remembered."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,38 +8,55 @@ from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
 from steelyard.errors import ArtifactError
 from steelyard.params import Candidate
+from steelyard.store import ObjectStore
 from steelyard.training.run_key import run_key
 
 if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
 
 
-def run_job(candidate: Candidate, dataset: Dataset, folder: Path, tracking: "Tracking | None" = None) -> ModelBundle:
-    """Train one candidate, unless that was done before.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a training leaves what outlives it."""
+
+    bundle: Path
+    checkpoints: str  # folder or s3:// address, in which each run key has a folder of its own; "" leaves none
+    store: ObjectStore | None
+
+
+def run_job(candidate: Candidate, dataset: Dataset, places: Places, tracking: "Tracking | None") -> ModelBundle:
+    """Train one candidate, unless that was done before; go on where an earlier job was cut off.
 
     Args:
         candidate: architecture, recipe and seed.
         dataset: what it learns.
-        folder: where the bundle goes; one that lies there already, of the same run key, is not made again.
+        places: where results go. Without tracking, a bundle of the same run key that lies there is not made again.
         tracking: remembers trainings and shows this one as it goes on; None goes without.
 
     Raises:
         CandidateFailed: by its own fault.
         StoreError: the object store does not answer.
     """
-    key = run_key(candidate, dataset)
+    key, folder = run_key(candidate, dataset), places.bundle
     found = tracking.recall(key, candidate.name, folder) if tracking else _found(folder, key, candidate.name)
     if found:
         return found
 
+    from steelyard.training.checkpoint import Checkpoints
     from steelyard.training.export import export
     from steelyard.training.train import train
 
+    checkpoints = Checkpoints(f"{places.checkpoints}/{key}", places.store) if places.checkpoints else None
     if tracking is None:
-        return export(train(candidate, dataset, lambda epoch: None), candidate, dataset, key, folder)
-    with tracking.training(key, candidate) as run:
-        bundle = export(train(candidate, dataset, run.observe), candidate, dataset, key, folder)
-        run.keep(bundle)
+        trained = train(candidate, dataset, lambda epoch: None, checkpoints)
+        bundle = export(trained, candidate, dataset, key, folder)
+    else:
+        with tracking.training(key, candidate) as run:
+            trained = train(candidate, dataset, run.observe, checkpoints)
+            bundle = export(trained, candidate, dataset, key, folder)
+            run.keep(bundle)
+    if checkpoints:
+        checkpoints.clear()
     return bundle
 
 
