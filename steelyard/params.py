@@ -126,7 +126,11 @@ class Augment(Strict):
 
 
 class Training(Strict):
-    """The recipe; a candidate may replace any part of it."""
+    """The recipe; a candidate may replace any part of it.
+
+    `unfreeze: {layer4: 1, "*": 3}` lets parts of the network learn from an epoch on, `*` being those not named; without
+    `*` these never do. The head always learns.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 128
@@ -137,6 +141,7 @@ class Training(Strict):
     label_smoothing: Fraction = 0
     ema: Fraction = 0  # decay per step of the averaged weights, which then are those that count; 0 has none
     augment: Augment = Augment()
+    unfreeze: dict[str, Annotated[int, Field(ge=1)]] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
@@ -156,13 +161,15 @@ class Candidate(Strict):
     The architecture is either a list of layers or the name of a torchvision classification model; `stem: small`
     replaces the latter's first layers by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels;
     it is for families whose first convolution halves the image, such as resnet, mobilenet and efficientnet.
+    `pretrained` are the weights to begin with: a file or s3:// address, or true for torchvision's, which must be there.
     """
 
     name: CandidateName
     layers: tuple[Layer, ...] | None = None
     arch: str | None = None
     stem: Literal["standard", "small"] = "standard"
-    pretrained: Literal[False] = False
+    pretrained: bool | str = False
+    pretrained_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     training: Training = Training()
 
     @model_validator(mode="after")
@@ -171,6 +178,10 @@ class Candidate(Strict):
             raise ValueError("give either layers or arch")
         if self.layers is not None and self.stem != "standard":
             raise ValueError("stem goes with arch, not with layers")
+        if self.layers is not None and self.pretrained is True:
+            raise ValueError("pretrained: true goes with arch; for layers, name a file or an s3:// address")
+        if self.pretrained_sha256 and not isinstance(self.pretrained, str):
+            raise ValueError("pretrained_sha256 goes with a file or an s3:// address as pretrained")
         return self
 
     def model_spec(self) -> dict[str, Any]:

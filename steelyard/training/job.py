@@ -9,6 +9,7 @@ from steelyard.data.dataset import Dataset
 from steelyard.errors import ArtifactError
 from steelyard.params import Candidate
 from steelyard.store import ObjectStore
+from steelyard.training.pretrained import Weights, pretrained_weights
 from steelyard.training.run_key import run_key
 
 if TYPE_CHECKING:
@@ -37,23 +38,32 @@ def run_job(candidate: Candidate, dataset: Dataset, places: Places, tracking: "T
         CandidateFailed: by its own fault.
         StoreError: the object store does not answer.
     """
-    key, folder = run_key(candidate, dataset), places.bundle
-    found = tracking.recall(key, candidate.name, folder) if tracking else _found(folder, key, candidate.name)
-    if found:
-        return found
+    with pretrained_weights(candidate, places.store) as weights:
+        key, folder = run_key(candidate, dataset, weights.sha256 if weights else ""), places.bundle
+        found = tracking.recall(key, candidate.name, folder) if tracking else _found(folder, key, candidate.name)
+        return found or _train(candidate, dataset, weights, key, places, tracking)
 
+
+def _train(
+    candidate: Candidate,
+    dataset: Dataset,
+    weights: Weights | None,
+    key: str,
+    places: Places,
+    tracking: "Tracking | None",
+) -> ModelBundle:
     from steelyard.training.checkpoint import Checkpoints
     from steelyard.training.export import export
     from steelyard.training.train import train
 
     checkpoints = Checkpoints(f"{places.checkpoints}/{key}", places.store) if places.checkpoints else None
     if tracking is None:
-        trained = train(candidate, dataset, lambda epoch: None, checkpoints)
-        bundle = export(trained, candidate, dataset, key, folder)
+        trained = train(candidate, dataset, lambda epoch: None, checkpoints, weights)
+        bundle = export(trained, candidate, dataset, key, places.bundle)
     else:
         with tracking.training(key, candidate) as run:
-            trained = train(candidate, dataset, run.observe, checkpoints)
-            bundle = export(trained, candidate, dataset, key, folder)
+            trained = train(candidate, dataset, run.observe, checkpoints, weights)
+            bundle = export(trained, candidate, dataset, key, places.bundle)
             run.keep(bundle)
     if checkpoints:
         checkpoints.clear()

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from steelyard.params import Training
 from steelyard.training.augment import Augmentation
 from steelyard.training.batches import Batch
 from steelyard.training.device import precision
+from steelyard.training.freezing import Freezing
 from steelyard.training.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -35,10 +37,16 @@ class Learner:
         self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
         self.best: dict[str, Tensor] = {}
         self._recipe, self._steps, self._device = recipe, steps, device
+        self._freezing = Freezing(model.network, recipe.unfreeze)
         self._augment = Augmentation(recipe.augment, model.network.head.out_features)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
+
+    def begin(self, epoch: int) -> None:
+        """Set the network to learn, in an epoch."""
+        self.model.train()
+        self._freezing.begin(epoch)
 
     def learn(self, batch: Batch, step: int) -> Tensor:
         """Take one step, and return the mean loss and the hits (2,).
@@ -92,9 +100,9 @@ class Learner:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Become what `tensors` described, to the bit."""
-        self.model.load_state_dict(_below("model.", tensors))
+        copy_into(self.model, _below("model.", tensors))
         if self.averaged is not self.model:
-            self.averaged.load_state_dict(_below("averaged.", tensors))
+            copy_into(self.averaged, _below("averaged.", tensors))
         self.best = {name: value.to(self._device) for name, value in _below("best.", tensors).items()}
         parameters = dict(self.model.named_parameters())
         for address, value in _below("optimizer.", tensors).items():
@@ -131,6 +139,13 @@ class Learner:
         for old, new in pairs:
             if not old.is_floating_point():  # batch norm's counters
                 old.copy_(new)
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a module the values of a state dict; MNASNet's own way asks for the version of a pickled one."""
+    for name, value in module.state_dict().items():
+        value.copy_(tensors[name])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

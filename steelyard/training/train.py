@@ -21,7 +21,8 @@ from steelyard.progress import Progress
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
 from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
-from steelyard.training.learner import Learner
+from steelyard.training.learner import Learner, copy_into
+from steelyard.training.pretrained import Weights, load_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def train(
     dataset: Dataset,
     observe: Callable[[Epoch], None],
     checkpoints: Checkpoints | None = None,
+    weights: Weights | None = None,
 ) -> Trained:
     """Train one candidate with AdamW.
 
@@ -61,9 +63,11 @@ def train(
         dataset: its train split is learnt, its validation split decides which epoch is kept.
         observe: called with each epoch's figures, as they come; first with those from before a cut.
         checkpoints: from which it goes on, and where it leaves new ones.
+        weights: with which the network begins, instead of random ones.
 
     Raises:
         DoesNotFit: the network can't be built, or can't be trained on these images.
+        UnusableWeights: the weights are another network's.
         TrainingDiverged: the loss became NaN or infinite.
         OutOfDeviceMemory: the network does not fit the device, not even with one image.
         StoreError: a checkpoint can't be written or read.
@@ -71,7 +75,7 @@ def train(
     recipe, device = candidate.training, best_device()
     with arithmetic(recipe.deterministic):
         with _blame(recipe):
-            run = _Run(candidate, dataset, device, checkpoints)
+            run = _Run(candidate, dataset, device, checkpoints, weights)
         epochs = run.epochs()
         while True:
             with _blame(recipe):
@@ -86,7 +90,12 @@ class _Run:
     """One training as it goes on, from its beginning or from its last checkpoint."""
 
     def __init__(
-        self, candidate: Candidate, dataset: Dataset, device: torch.device, checkpoints: Checkpoints | None
+        self,
+        candidate: Candidate,
+        dataset: Dataset,
+        device: torch.device,
+        checkpoints: Checkpoints | None,
+        weights: Weights | None,
     ) -> None:
         self._name, self._recipe, self._device, self._checkpoints = (
             candidate.name,
@@ -99,6 +108,8 @@ class _Run:
         torch.manual_seed(self._recipe.seed)
         network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
         model = Normalised(network, *mean_and_std(dataset))
+        if weights:
+            load_pretrained(model, candidate.arch, weights)
         self._learner = Learner(model, self._recipe, self._recipe.epochs * len(self._train), device)
         self._history: list[Epoch] = []
         self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
@@ -119,7 +130,7 @@ class _Run:
     def trained(self) -> Trained:
         """Return what came of it."""
         learner = self._learner
-        learner.model.load_state_dict(learner.best)
+        copy_into(learner.model, learner.best)
         model = learner.model.eval().cpu().to(memory_format=torch.contiguous_format)
         return Trained(
             model=model,
@@ -136,7 +147,7 @@ class _Run:
 
     def _epoch(self, number: int, progress: Progress) -> Epoch:
         rate, started, before = self._learner.learning_rate(self._step), time.monotonic(), self._sums.seconds
-        self._learner.model.train()
+        self._learner.begin(number)
         for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
             self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
             self._step += 1
