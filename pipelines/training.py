@@ -42,6 +42,7 @@ class TrainedCandidate:
             "device": index.device,
             "precision": index.precision,
             "onnx_max_diff": index.onnx_max_diff,
+            "micro_batch": index.micro_batch,
             "bundle": str(self.bundle.folder),
         }
 

@@ -44,6 +44,7 @@ def evaluate(bundle: ModelBundle, dataset: Dataset) -> Scorecard:
             confusion={split: _rows(answers) for split, answers in outputs.items()},
             roc=roc_curves(outputs["validation"], classes),
             history=index.history,
+            micro_batch=index.micro_batch,
             best_epoch=index.best_epoch,
         ),
         outputs=outputs,

@@ -60,6 +60,7 @@ class ScorecardIndex(Index):
     confusion: dict[Split, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
     roc: dict[str, RocCurve] = Field(default_factory=dict)
     history: tuple[Epoch, ...] = ()
+    micro_batch: int = 0
     best_epoch: int | None = None
 
     @model_validator(mode="after")

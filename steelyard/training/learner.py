@@ -33,6 +33,7 @@ class Learner:
         """
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if recipe.ema else self.model
+        self._floats, self._counters = _pairs(self.averaged, self.model)
         self.precision = precision(recipe, device)
         self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
         self.best: dict[str, Tensor] = {}
@@ -133,12 +134,9 @@ class Learner:
     def _average(self, step: int) -> None:
         """Move the averaged weights towards the new ones; early ones, which are far from the last, count for less."""
         decay = min(self._recipe.ema, (1 + step) / (10 + step))
-        pairs = list(zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], 1 - decay)
-        for old, new in pairs:
-            if not old.is_floating_point():  # batch norm's counters
-                old.copy_(new)
+        torch._foreach_lerp_(self._floats[0], self._floats[1], 1 - decay)
+        for old, new in zip(*self._counters, strict=True):
+            old.copy_(new)
 
 
 @torch.no_grad()
@@ -146,6 +144,19 @@ def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a module the values of a state dict; MNASNet's own way asks for the version of a pickled one."""
     for name, value in module.state_dict().items():
         value.copy_(tensors[name])
+
+
+Pair = tuple[list[Tensor], list[Tensor]]
+
+
+def _pairs(one: nn.Module, other: nn.Module) -> tuple[Pair, Pair]:
+    """Return the numbers of two equal networks side by side, and batch norm's counters likewise."""
+    both = [list(module.state_dict().values()) for module in (one, other)]
+    floats, counters = (
+        tuple([value for value in values if value.is_floating_point() == wanted] for values in both)
+        for wanted in (True, False)
+    )
+    return floats, counters  # type: ignore[return-value]
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from steelyard.data.prepare import prepare
 from steelyard.errors import StoreError
 from steelyard.params import Candidate, Params
 from steelyard.store import ObjectStore
+from steelyard.training import checkpoint
 from steelyard.training import train as training
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
 from tests.s3_server import BUCKET
@@ -27,7 +28,7 @@ ROUGH = Candidate.model_validate(
         "name": "rough",
         "layers": [{"conv": 8}, {"batch_norm": True}, {"dropout": 0.3}, {"pool": 2}, {"flatten": True}, {"dense": 32}],
         "training": {
-            "epochs": 24,
+            "epochs": 18,
             "batch_size": 32,
             "learning_rate": 0.01,
             "schedule": "cosine",
@@ -45,8 +46,15 @@ processes.set_forkserver_preload(["steelyard.training.train", "torchvision.trans
 
 
 def work(dataset: Path, checkpoints: Path, weights: Path) -> None:
+    """Train with checkpoints that come often and take long enough to be hit."""
+
+    def slowly(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        save_file(tensors, file)
+        time.sleep(0.02)
+
     torch.set_num_threads(1)
     training.SECONDS_BETWEEN_CHECKPOINTS = 0.1
+    checkpoint.save_file = slowly
     trained = training.train(ROUGH, Dataset(dataset), lambda epoch: None, Checkpoints(str(checkpoints)))
     save_file(trained.model.state_dict(), weights)
 
@@ -59,15 +67,15 @@ def started(*places: Path) -> "multiprocessing.process.BaseProcess":
 
 def kill_somewhere(process: "multiprocessing.process.BaseProcess", checkpoints: Path, draw: random.Random) -> None:
     """Kill it a few checkpoints later: inside an epoch, or while the next checkpoint is written."""
-    for _ in range(draw.randint(1, 3)):
+    for _ in range(draw.randint(1, 2)):
         before = last(checkpoints)
-        while last(checkpoints) == before:
-            time.sleep(0.001)
+        while last(checkpoints) == before and process.is_alive():
+            time.sleep(0.002)
     if draw.random() < 0.5:
-        time.sleep(draw.uniform(0, 0.1))
+        time.sleep(draw.uniform(0, 0.05))
     else:
-        while not list(checkpoints.glob(".partial-*/*")):
-            pass
+        while not list(checkpoints.glob(".partial-*/*")) and process.is_alive():
+            time.sleep(0.002)
     os.kill(int(process.pid or 0), signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
