@@ -7,7 +7,7 @@ from pathlib import Path
 from components.runtime import Runtime
 from steelyard.bundle import ModelBundle
 from steelyard.evaluation.latency import hardware_class, measure_times, with_times
-from steelyard.evaluation.memory import peak_memory_mib
+from steelyard.evaluation.footprint import peak_memory_mib
 from steelyard.evaluation.scorecard import Scorecard
 
 

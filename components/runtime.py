@@ -25,6 +25,7 @@ class Runtime:
 
     tracking_uri: str
     store: ObjectStore | None
+    checkpoints_folder: str
 
     @property
     def tracking(self) -> "Tracking":
@@ -32,6 +33,11 @@ class Runtime:
         from steelyard.tracking.tracking import Tracking
 
         return Tracking(self.tracking_uri)
+
+    def checkpoints(self, artifact: str) -> str:
+        """Return where trainings leave checkpoints: a folder, or the bucket of an artifact's URI; "" for nowhere."""
+        bucket = s3_address(artifact).removeprefix("s3://").partition("/")[0]
+        return self.checkpoints_folder or (f"s3://{bucket}/checkpoints" if bucket and self.store else "")
 
     def tell(self, line: str) -> None:
         """Write a line of progress into the task's log."""
@@ -46,8 +52,9 @@ class Runtime:
 def task() -> Iterator[Runtime]:
     """Run a task's body; a deliberate error becomes one line in the log, any other keeps its traceback.
 
-    Reads MLFLOW_TRACKING_URI, and AWS_ENDPOINT_URL with its two keys. Where STEELYARD_ERROR_FILE is set, the line is
-    also written there, for whoever started the task: in a pod it is the termination message.
+    Reads MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL with its two keys, and STEELYARD_CHECKPOINTS, a folder. Where
+    STEELYARD_ERROR_FILE is set, the line is also written there, for whoever started the task: in a pod it is the
+    termination message.
     """
     quieten_libraries()
     _log_plainly()
@@ -55,6 +62,7 @@ def task() -> Iterator[Runtime]:
         yield Runtime(
             tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
             store=ObjectStore.from_environment(os.environ),
+            checkpoints_folder=os.environ.get("STEELYARD_CHECKPOINTS", ""),
         )
     except SteelyardError as error:
         logging.getLogger("steelyard").error("error: %s", error)

@@ -16,23 +16,14 @@ def train_candidate(candidate: dict, dataset: Input[Dataset], bundle: Output[Mod
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.errors import CandidateFailed
     from steelyard.params import Candidate
+    from steelyard.training.job import Places, run_job
     from steelyard.training.run_key import run_key
 
     with task() as runtime:
-        spec, prepared, target = (
-            Candidate.model_validate(candidate),
-            PreparedDataset(Path(dataset.path), runtime.store),
-            Path(bundle.path),
-        )
-        key, tracking = run_key(spec, prepared), runtime.tracking
-        if tracking.recall(key, spec.name, target):
-            return
-
-        from steelyard.training.export import export
-        from steelyard.training.train import train
-
+        spec, target = Candidate.model_validate(candidate), Path(bundle.path)
+        prepared = PreparedDataset(Path(dataset.path), runtime.store)
         try:
-            with tracking.training(key, spec) as run:
-                run.keep(export(train(spec, prepared, run.observe), spec, prepared, key, target))
+            places = Places(bundle=target, checkpoints=runtime.checkpoints(bundle.uri), store=runtime.store)
+            run_job(spec, prepared, places, runtime.tracking)
         except CandidateFailed as error:
-            write_failure(target, spec.name, "training", error, key, prepared.ref)
+            write_failure(target, spec.name, "training", error, run_key(spec, prepared), prepared.ref)

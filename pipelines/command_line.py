@@ -44,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    adders = (_add_run, _add_prepare, _add_contract, _add_select, _add_replay, _add_report, _add_serve)
-    for add in (*adders, _add_compile, _add_submit, _add_deploy):
+    preparing = (_add_run, _add_prepare, _add_train)
+    choosing = (_add_contract, _add_select, _add_replay, _add_report)
+    for add in (*preparing, *choosing, _add_serve, _add_compile, _add_submit, _add_deploy):
         add(verbs)
     return parser
 
@@ -144,6 +145,29 @@ def _contract_check(options: argparse.Namespace) -> int:
 
     for part in words(options.file, options.params, options.dataset):
         print(part)
+    return WINNER
+
+
+def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "train",
+        "Train one candidate on a prepared dataset. Remembered in MLflow where MLFLOW_TRACKING_URI is set.",
+        "steelyard train examples/digits/params.yaml --candidate tiny-cnn --data build/digits --output build/tiny-cnn",
+    )
+    verb.add_argument("params", type=Path, metavar="PARAMS.yaml", help="its `candidates` and `training` are used")
+    verb.add_argument("--candidate", required=True, metavar="NAME", help="which of the candidates")
+    verb.add_argument("--data", type=Path, required=True, metavar="DATASET", help="what `prepare` wrote")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets bundle/, the trained model")
+    verb.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
+    verb.set_defaults(do=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from pipelines.training import train_file
+
+    trained = train_file(options.params, options.candidate, options.data, options.output)
+    sys.stdout.write(json.dumps(trained.as_json(), indent=1) + "\n" if options.json else trained.as_text())
     return WINNER
 
 

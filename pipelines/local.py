@@ -56,6 +56,7 @@ def run_locally(project: Project, output: Path, tracking_uri: str, tell: Callabl
     settings = {
         "MLFLOW_TRACKING_URI": tracking_uri,
         "STEELYARD_ERROR_FILE": str(error_file),
+        "STEELYARD_CHECKPOINTS": str(output / "checkpoints"),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // AT_ONCE)),
         "TMPDIR": str(root / "tmp"),  # the local runner leaves its generated programs behind
     }

@@ -13,6 +13,7 @@ from pipelines.project import read_user_file, resolved
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.prepare import prepare
 from steelyard.data.workers import processes
+from steelyard.memory import own_peak_mib
 from steelyard.params import Params
 from steelyard.store import ObjectStore
 
@@ -88,12 +89,4 @@ def prepare_file(params: Path, output: Path, workers: int | None) -> Prepared:
 def _peak_mib(workers: int | None) -> float:
     """Return the most memory that was resident, as if all processes had peaked at once."""
     each = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return _own_peak_mib() + each * (workers or processes())
-
-
-def _own_peak_mib() -> float:
-    """Return this program's peak; on Linux, `getrusage` would add that of the one that started it."""
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+    return own_peak_mib() + each * (workers or processes())

@@ -32,6 +32,7 @@ class Epoch(Record):
     validation_accuracy: float
     learning_rate: float
     seconds: float
+    images_per_s: float = 0
 
 
 class BundleIndex(Index):
@@ -54,6 +55,12 @@ class BundleIndex(Index):
     device: str
     files: dict[str, str]
     remembered: bool = False
+    images_per_s: float = 0
+    peak_mib: float = 0
+    precision: str = "float32"
+    micro_batch: int = 0
+    resumed_from_step: int = 0
+    onnx_max_diff: float | None = None
 
 
 class FailureIndex(Index):

@@ -10,6 +10,7 @@ SteelyardError
 │   ├── TrainingDiverged
 │   ├── DoesNotFit             a network that cannot be built for these images
 │   ├── OutOfDeviceMemory
+│   ├── UnusableWeights        pretrained weights that are missing, changed or another network's
 │   └── ExportDiffers
 ├── UnreadableImage            bytes that are no image; its text is one short reason
 ├── StoreError                 the object store refused or does not answer; a retry may help
@@ -67,6 +68,10 @@ class DoesNotFit(CandidateFailed):
 
 class OutOfDeviceMemory(CandidateFailed):
     """The training did not fit into the memory of its device."""
+
+
+class UnusableWeights(CandidateFailed):
+    """Pretrained weights that are missing, are not those that were stated, or do not fit the network."""
 
 
 class ExportDiffers(CandidateFailed):

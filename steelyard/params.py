@@ -114,14 +114,45 @@ class Data(Strict):
         return self
 
 
+class Augment(Strict):
+    """What is drawn anew for each image at each step, in training alone."""
+
+    crop: Annotated[int, Field(ge=0)] = 0  # pixels it is shifted, at most; what is missing is mirrored
+    flip: bool = False  # left and right, every other image
+    colour: Fraction = 0  # part by which brightness, contrast and saturation change, at most
+    cutout: Annotated[int, Field(ge=0)] = 0  # side of a square made grey, pixels
+    mixup: Annotated[float, Field(ge=0)] = 0  # alpha of Zhang et al. 2018
+    cutmix: Annotated[float, Field(ge=0)] = 0  # alpha of Yun et al. 2019; with mixup, each batch gets one of both
+
+
 class Training(Strict):
-    """The recipe; a candidate may replace any part of it."""
+    """The recipe; a candidate may replace any part of it.
+
+    `unfreeze: {layer4: 1, "*": 3}` lets parts of the network learn from an epoch on, `*` being those not named; without
+    `*` these never do. The head always learns.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0  # of cosine
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    label_smoothing: Fraction = 0
+    ema: Fraction = 0  # decay per step of the averaged weights, which then are those that count; 0 has none
+    augment: Augment = Augment()
+    unfreeze: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> Self:
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError("warmup_epochs goes with schedule: cosine; one-cycle has its own")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
 
 
 class Candidate(Strict):
@@ -130,13 +161,15 @@ class Candidate(Strict):
     The architecture is either a list of layers or the name of a torchvision classification model; `stem: small`
     replaces the latter's first layers by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels;
     it is for families whose first convolution halves the image, such as resnet, mobilenet and efficientnet.
+    `pretrained` are the weights to begin with: a file or s3:// address, or true for torchvision's, which must be there.
     """
 
     name: CandidateName
     layers: tuple[Layer, ...] | None = None
     arch: str | None = None
     stem: Literal["standard", "small"] = "standard"
-    pretrained: Literal[False] = False
+    pretrained: bool | str = False
+    pretrained_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     training: Training = Training()
 
     @model_validator(mode="after")
@@ -145,6 +178,10 @@ class Candidate(Strict):
             raise ValueError("give either layers or arch")
         if self.layers is not None and self.stem != "standard":
             raise ValueError("stem goes with arch, not with layers")
+        if self.layers is not None and self.pretrained is True:
+            raise ValueError("pretrained: true goes with arch; for layers, name a file or an s3:// address")
+        if self.pretrained_sha256 and not isinstance(self.pretrained, str):
+            raise ValueError("pretrained_sha256 goes with a file or an s3:// address as pretrained")
         return self
 
     def model_spec(self) -> dict[str, Any]:
@@ -200,6 +237,17 @@ class Params(Strict):
             raise ValueError("data.masks: a segmentation needs a table, such as {classes: {background: 0, road: 1}}")
         if not segmentation and (data.masks or data.tiles):
             raise ValueError("data.masks and data.tiles go with task: segmentation")
+        return self
+
+    @model_validator(mode="after")
+    def _augmentations_fit(self) -> Self:
+        side = min(self.data.shape[:2])
+        for name, candidate in self.candidates.items():
+            augment = candidate.training.augment
+            if max(augment.crop, augment.cutout) >= side:
+                raise ValueError(f"candidates.{name}.training.augment: crop and cutout must be less than {side} pixels")
+            if self.task == "segmentation" and (augment.mixup or augment.cutmix):
+                raise ValueError(f"candidates.{name}.training.augment: mixup and cutmix go with classification")
         return self
 
     @model_validator(mode="after")

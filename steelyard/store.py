@@ -108,6 +108,17 @@ class ObjectStore:
         with _one_line(address):
             self._client().fput_object(bucket, key, str(file))
 
+    def remove(self, address: str) -> None:
+        """Delete an object; nothing happens where there is none.
+
+        Raises:
+            SourceError: there is no such bucket.
+            StoreError: the store refused, or does not answer.
+        """
+        bucket, key = _bucket_and_key(address)
+        with _one_line(address):
+            self._client().remove_object(bucket, key)
+
     @contextmanager
     def stream(self, address: str) -> Iterator[IO[bytes]]:
         """Open an object for reading from its beginning to its end.

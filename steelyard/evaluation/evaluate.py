@@ -51,6 +51,7 @@ def evaluate(bundle: ModelBundle, dataset: Dataset, dataset_uri: str = "") -> Sc
                 "training_minutes": exactly("training_minutes", index.training_seconds / 60),
             },
             history=index.history,
+            micro_batch=index.micro_batch,
             best_epoch=index.best_epoch,
         ),
         answers=answers,

@@ -42,6 +42,7 @@ class ScorecardIndex(Index):
     model: dict[str, Measurement] = Field(default_factory=dict)
     hardware: Hardware | None = None
     history: tuple[Epoch, ...] = ()
+    micro_batch: int = 0
     best_epoch: int | None = None
 
     @model_validator(mode="after")

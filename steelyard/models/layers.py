@@ -1,5 +1,6 @@
 """The layers of a YAML network: their grammar and the shapes they make. Knows no torch."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -16,16 +17,23 @@ def _true_only(value: object) -> object:
 
 Count = Annotated[int, Field(ge=1)]
 Flag = Annotated[Literal[True], BeforeValidator(_true_only)]
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "hardswish", "elu", "tanh", "sigmoid", "none"]
 Shape = tuple[int, ...]  # (height, width, channels), or (features,) once flat
 
-KINDS = ("conv", "pool", "batch_norm", "dropout", "global_pool", "flatten", "dense")
+KINDS = (
+    *("conv", "pool", "batch_norm", "dropout", "global_pool", "flatten", "dense"),
+    *("residual", "parallel", "activation"),
+)
 
 
 class Layer(Strict):
     """One layer: exactly one of the kinds, and for `conv` its kernel and stride.
 
     `conv: 16` is 16 filters, zero-padded to keep the size, with a ReLU; `pool: 2` the maximum over 2x2 pixels;
-    `dense: 64` 64 units with a ReLU. The layer that names the classes is added by itself.
+    `dense: 64` 64 units with a ReLU. `activation` beside these two replaces the ReLU, alone it is a layer.
+    `residual: [...]` adds what arrives to what its layers make of it, through a 1x1 convolution where the shapes
+    differ; `parallel: [[...], [...]]` joins the channels (or features) of its branches. The layer that names the
+    classes is added by itself.
     """
 
     conv: Count | None = None
@@ -35,14 +43,19 @@ class Layer(Strict):
     global_pool: Flag | None = None
     flatten: Flag | None = None
     dense: Count | None = None
+    residual: Annotated[tuple["Layer", ...], Field(min_length=1)] | None = None
+    parallel: Annotated[tuple[tuple["Layer", ...], ...], Field(min_length=2)] | None = None
+    activation: Activation | None = None
     kernel: Count | None = None
     stride: Count | None = None
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
         kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) > 1 and kinds[0] in ("conv", "dense"):
+            kinds = [kind for kind in kinds if kind != "activation"]
         if len(kinds) != 1:
-            raise ValueError(f"a layer is exactly one of: {', '.join(KINDS)}")
+            raise ValueError(f"a layer is exactly one of: {', '.join(KINDS)}; conv and dense may have an activation")
         if self.conv is None and (self.kernel or self.stride):
             raise ValueError("kernel and stride go with conv")
         return self
@@ -66,16 +79,41 @@ def check_layers(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
     Raises:
         ValueError: the text begins with the index of the layer that does not fit.
     """
+    shapes = shapes_after(layers, shape)
+    last = shapes[-1] if shapes else shape
+    if len(last) != 1:
+        raise ValueError(f"{len(layers) - 1}: ends in {_text(last)}; end with flatten, global_pool or dense")
+    return shapes
+
+
+def shapes_after(layers: Sequence[Layer], shape: Shape) -> list[Shape]:
+    """Return the shape after each layer; errors as of `check_layers`."""
     shapes = []
     for index, layer in enumerate(layers):
         try:
             shape = _shape_after(layer, shape)
+        except _Inside as error:
+            raise _Inside(f"{index} ({layer.kind}).{error}") from None
         except ValueError as error:
-            raise ValueError(f"{index} ({layer.kind}): {error}") from None
+            raise _Inside(f"{index} ({layer.kind}): {error}") from None
         shapes.append(shape)
-    if len(shape) != 1:
-        raise ValueError(f"{len(layers) - 1}: ends in {_text(shape)}; end with flatten, global_pool or dense")
     return shapes
+
+
+class _Inside(ValueError):
+    """Its text begins with the index of a layer."""
+
+
+def shortcut_stride(before: Shape, after: Shape) -> tuple[int, int]:
+    """Return the strides of the 1x1 convolution that takes an image to the size of another.
+
+    Raises:
+        ValueError: there are none.
+    """
+    strides = (-(-before[0] // after[0]), -(-before[1] // after[1]))
+    if tuple(-(-extent // stride) for extent, stride in zip(before[:2], strides, strict=True)) != after[:2]:
+        raise ValueError(f"{_text(before)} can't be added to {_text(after)}; use convolutions with a stride")
+    return strides
 
 
 def _shape_after(layer: Layer, shape: Shape) -> Shape:
@@ -96,14 +134,36 @@ def _shape_after(layer: Layer, shape: Shape) -> Shape:
         case "global_pool":
             return (shape[2],)
         case "flatten":
-            features = 1
-            for extent in shape:
-                features *= extent
-            return (features,)
+            return (math.prod(shape),)
         case "dense":
             return (int(layer.dense or 0),)
+        case "residual":
+            return _residual_shape(layer.residual or (), shape)
+        case "parallel":
+            return _joined_shape(layer.parallel or (), shape)
         case _:
             return shape
+
+
+def _residual_shape(layers: Sequence[Layer], shape: Shape) -> Shape:
+    after = shapes_after(layers, shape)[-1]
+    if len(after) != len(shape) or (len(shape) == 1 and after != shape):
+        raise ValueError(f"{_text(shape)} can't be added to {_text(after)}")
+    if len(shape) == 3:
+        shortcut_stride(shape, after)
+    return after
+
+
+def _joined_shape(branches: Sequence[Sequence[Layer]], shape: Shape) -> Shape:
+    ends = []
+    for number, branch in enumerate(branches):
+        try:
+            ends.append((shapes_after(branch, shape) or [shape])[-1])
+        except _Inside as error:
+            raise _Inside(f"{number}.{error}") from None
+    if len({end[:-1] for end in ends}) > 1:
+        raise ValueError(f"the branches end in {' and '.join(map(_text, ends))}, which can't be joined")
+    return (*ends[0][:-1], sum(end[-1] for end in ends))
 
 
 def _text(shape: Shape) -> str:

@@ -13,8 +13,9 @@ from steelyard.artifact import new_folder
 from steelyard.bundle import MODEL_FILE, WEIGHTS_FILE, BundleIndex, ModelBundle, checksums
 from steelyard.data.dataset import Dataset
 from steelyard.errors import ExportDiffers
+from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate
-from steelyard.training.train import Normalised, Trained
+from steelyard.training.train import Trained
 
 OPSET = 20
 LARGEST_DIFFERENCE = 1e-4  # in probability, between torch and ONNX Runtime
@@ -37,7 +38,7 @@ def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: st
         (partial / MODEL_FILE).parent.mkdir()
         _to_onnx(trained.model, dataset, partial / MODEL_FILE)
         save_file(trained.model.state_dict(), partial / WEIGHTS_FILE)
-        BundleIndex(
+        index = BundleIndex(
             candidate=candidate.name,
             task=dataset.index.task,
             classes=dataset.index.classes,
@@ -54,8 +55,15 @@ def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: st
             training_seconds=trained.seconds,
             device=trained.device,
             files=dict(checksums(partial)),
-        ).write(partial / "bundle.json")
-        _check(trained.model, ModelBundle(partial), dataset)
+            images_per_s=trained.images_per_s,
+            peak_mib=trained.peak_mib,
+            precision=trained.precision,
+            micro_batch=trained.micro_batch,
+            resumed_from_step=trained.resumed_from_step,
+        )
+        index.write(partial / "bundle.json")
+        difference = _checked_difference(trained.model, ModelBundle(partial), dataset)
+        index.model_copy(update={"onnx_max_diff": difference}).write(partial / "bundle.json")
     return ModelBundle(folder)
 
 
@@ -88,10 +96,11 @@ def _to_onnx(model: Normalised, dataset: Dataset, file: Path) -> None:
         )
 
 
-def _check(model: Normalised, bundle: ModelBundle, dataset: Dataset) -> None:
+def _checked_difference(model: Normalised, bundle: ModelBundle, dataset: Dataset) -> float:
     images_NHWC = dataset.head("validation", 256)
     with torch.inference_mode():
         expected_NC = model(torch.from_numpy(images_NHWC))[0].softmax(1).numpy()
     difference = float(np.abs(bundle.predict_all(images_NHWC).probabilities_NC - expected_NC).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise ExportDiffers(f"torch and ONNX Runtime differ by {difference:.2g} in probability")
+    return difference

@@ -11,18 +11,20 @@ from steelyard.data.dataset import Dataset
 from steelyard.params import Candidate
 
 
-def run_key(candidate: Candidate, dataset: Dataset) -> str:
-    """Return the sha256 over all that decides the weights: data, architecture, recipe, seed and code.
+def run_key(candidate: Candidate, dataset: Dataset, pretrained_sha256: str = "") -> str:
+    """Return the sha256 over all that decides the weights: data, architecture, first weights, recipe, seed and code.
 
-    The contract, the client, the candidate's name and the machine are not in it, so that a training made for one
-    client serves every other.
+    Where the first weights come from is not in it, only what they are. The contract, the client, the candidate's name
+    and the machine are not in it either, so that a training made for one client serves every other.
     """
+    model = {name: value for name, value in candidate.model_spec().items() if not name.startswith("pretrained")}
     content = {
         "dataset": dataset.ref.model_dump(),
         "classes": dataset.index.classes,
         "image_shape": dataset.index.image_shape,
         "task": dataset.index.task,
-        "model": candidate.model_spec(),
+        "model": model,
+        "pretrained": pretrained_sha256,
         "training": candidate.training.model_dump(),
         "code": _code_digest(),
     }

@@ -1,48 +1,35 @@
-"""Candidate + Dataset -> Trained: plain supervised training, watched through a callback."""
+"""Candidate + Dataset -> Trained: supervised training that is watched, and goes on where it was cut off."""
 
-import copy
 import logging
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
 from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged
-from steelyard.models.build import Network, build
+from steelyard.models.build import build
+from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Training
+from steelyard.progress import Progress
+from steelyard.training.batches import Batches, mean_and_std
+from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
+from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
+from steelyard.training.learner import Learner, copy_into
+from steelyard.training.pretrained import Weights, load_pretrained
 
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
+SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides one after each epoch
 
-Batch = tuple[NDArray[np.uint8], NDArray[Any]]
-
-
-class Normalised(nn.Module):
-    """A network that takes images as they are stored: uint8 NHWC, normalised inside by the train split's figures."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: Network, mean_C: NDArray[np.float64], std_C: NDArray[np.float64]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean_C, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std_C, dtype=torch.float32).view(1, -1, 1, 1))
-
-    def forward(self, images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, classes) and embedding (N, features)."""
-        images_NCHW = images_NHWC.permute(0, 3, 1, 2).float() / 255
-        logits_NC, embedding_ND = self.network((images_NCHW - self.mean) / self.std)
-        return logits_NC, embedding_ND
+_DIVERGED = "the loss became {{}} in epoch {}; try a lower learning_rate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,158 +41,239 @@ class Trained:
     best_epoch: int
     seconds: float
     device: str
+    precision: str
+    micro_batch: int  # 0 where each batch was learnt whole
+    images_per_s: float
+    peak_mib: float
+    resumed_from_step: int
 
 
-def train(candidate: Candidate, dataset: Dataset, observe: Callable[[Epoch], None]) -> Trained:
-    """Train one candidate with AdamW and a one-cycle learning rate (Smith & Topin 2019).
+def train(
+    candidate: Candidate,
+    dataset: Dataset,
+    observe: Callable[[Epoch], None],
+    checkpoints: Checkpoints | None = None,
+    weights: Weights | None = None,
+) -> Trained:
+    """Train one candidate with AdamW.
 
     Args:
-        candidate: architecture, recipe and seed; equal seeds on one machine's CPU give equal weights.
+        candidate: architecture, recipe and seed; equal seeds on one machine's CPU give equal weights, however often
+            the training was cut off.
         dataset: its train split is learnt, its validation split decides which epoch is kept.
-        observe: called with each epoch's figures, as they come.
+        observe: called with each epoch's figures, as they come; first with those from before a cut.
+        checkpoints: from which it goes on, and where it leaves new ones.
+        weights: with which the network begins, instead of random ones.
 
     Raises:
         DoesNotFit: the network can't be built, or can't be trained on these images.
+        UnusableWeights: the weights are another network's.
         TrainingDiverged: the loss became NaN or infinite.
-        OutOfDeviceMemory: the network or its batch does not fit the device.
+        OutOfDeviceMemory: the network does not fit the device, not even with one image.
+        StoreError: a checkpoint can't be written or read.
     """
-    started = time.monotonic()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    history: list[Epoch] = []
-    for epoch, model in _attempt(candidate, dataset, device):  # noqa: B007 - the last one is what was trained
-        observe(epoch)
-        log.info(
-            "%s: epoch %d of %d, loss %.3f, validation accuracy %.3f, %.1f s",
-            *(candidate.name, epoch.epoch, candidate.training.epochs),
-            *(epoch.train_loss, epoch.validation_accuracy, epoch.seconds),
+    recipe, device = candidate.training, best_device()
+    with arithmetic(recipe.deterministic):
+        with _blame(recipe):
+            run = _Run(candidate, dataset, device, checkpoints, weights)
+        epochs = run.epochs()
+        while True:
+            with _blame(recipe):
+                epoch = next(epochs, None)
+            if epoch is None:
+                break
+            observe(epoch)
+    return run.trained()
+
+
+class _Run:
+    """One training as it goes on, from its beginning or from its last checkpoint."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        dataset: Dataset,
+        device: torch.device,
+        checkpoints: Checkpoints | None,
+        weights: Weights | None,
+    ) -> None:
+        self._name, self._recipe, self._device, self._checkpoints = (
+            candidate.name,
+            candidate.training,
+            device,
+            checkpoints,
         )
-        history.append(epoch)
-    return Trained(
-        model=model.eval().cpu(),
-        history=tuple(history),
-        best_epoch=min(history, key=lambda e: e.validation_loss).epoch,
-        seconds=time.monotonic() - started,
-        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-    )
-
-
-def _attempt(candidate: Candidate, dataset: Dataset, device: torch.device) -> Iterator[tuple[Epoch, Normalised]]:
-    """Build and train a network, and yield it after each epoch; at the end it has the weights of the best.
-
-    It is a generator so that its `try` holds what the network does, and nothing of what the caller does in between.
-    """
-    recipe, lowest = candidate.training, math.inf
-    mean_C, std_C = _mean_and_std(dataset)
-    try:
-        torch.manual_seed(recipe.seed)
+        self._train = Batches(dataset, "train", self._recipe.batch_size, device)
+        self._validation = Batches(dataset, "validation", EVALUATION_BATCH, device)
+        torch.manual_seed(self._recipe.seed)
         network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
-        model = Normalised(network, mean_C, std_C).to(device)
-        for epoch in _epochs(model, dataset, recipe, device):
-            if epoch.validation_loss < lowest:
-                weights, lowest = copy.deepcopy(model.state_dict()), epoch.validation_loss
-            yield epoch, model
-        model.load_state_dict(weights)
+        model = Normalised(network, *mean_and_std(dataset))
+        if weights:
+            load_pretrained(model, candidate.arch, weights)
+        self._learner = Learner(model, self._recipe, self._recipe.epochs * len(self._train), device)
+        self._history: list[Epoch] = []
+        self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
+        if found := checkpoints and checkpoints.latest():
+            self._resume(*found)
+        self._resumed_from_step = self._step
+        self._started = self._saved = time.monotonic()
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Yield the figures of each epoch: those from before, then those that are learnt now."""
+        yield from tuple(self._history)
+        total, done = self._recipe.epochs * self._train.images, len(self._history) * self._train.images
+        progress = Progress(self._name, total, "images", done + self._sums.images, self._facts)
+        for number in range(len(self._history) + 1, self._recipe.epochs + 1):
+            yield self._epoch(number, progress)
+        progress.close()
+
+    def trained(self) -> Trained:
+        """Return what came of it."""
+        learner = self._learner
+        copy_into(learner.model, learner.best)
+        model = learner.model.eval().cpu().to(memory_format=torch.contiguous_format)
+        return Trained(
+            model=model,
+            history=tuple(self._history),
+            best_epoch=min(self._history, key=lambda epoch: epoch.validation_loss).epoch,
+            seconds=self._seconds(),
+            device=device_name(self._device),
+            precision=str(learner.precision).removeprefix("torch."),
+            micro_batch=learner.micro_batch if learner.micro_batch < self._recipe.batch_size else 0,
+            images_per_s=statistics.harmonic_mean([epoch.images_per_s for epoch in self._history]),
+            peak_mib=peak_mib(self._device),
+            resumed_from_step=self._resumed_from_step,
+        )
+
+    def _epoch(self, number: int, progress: Progress) -> Epoch:
+        rate, started, before = self._learner.learning_rate(self._step), time.monotonic(), self._sums.seconds
+        self._learner.begin(number)
+        for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
+            self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
+            self._step += 1
+            self._sums.seconds = before + time.monotonic() - started
+            if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
+                self._save(number)
+            progress.advance(len(batch[1]))
+        train_loss, train_accuracy = self._sums.means(_DIVERGED.format(number))
+        learning_seconds = before + time.monotonic() - started
+        validation_loss, validation_accuracy = self._validate(number)
+        if all(validation_loss < earlier.validation_loss for earlier in self._history):
+            self._learner.keep_best()
+        epoch = Epoch(
+            epoch=number,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
+            learning_rate=rate,
+            seconds=before + time.monotonic() - started,
+            images_per_s=self._train.images / learning_seconds,
+        )
+        log.info("%s: %s", self._name, _sentence(epoch, self._recipe.epochs))
+        self._history.append(epoch)
+        self._sums = _Sums(self._device)
+        self._save(number + 1)
+        return epoch
+
+    def _validate(self, number: int) -> tuple[float, float]:
+        self._learner.averaged.eval()
+        sums = _Sums(self._device)
+        with torch.inference_mode():
+            for images_NHWC, labels_N in self._validation.in_order():
+                logits_NC = self._learner.answer(images_NHWC)
+                loss = nn.functional.cross_entropy(logits_NC, labels_N)
+                sums.add(torch.stack([loss.double(), (logits_NC.argmax(1) == labels_N).sum()]), len(labels_N))
+        return sums.means(f"the validation loss became {{}} in epoch {number}")
+
+    def _save(self, number: int) -> None:
+        """Leave a checkpoint from which epoch `number` goes on; weights that are no numbers are never saved."""
+        self._saved = time.monotonic()
+        if self._sums.batches:
+            self._sums.means(_DIVERGED.format(number))
+        if self._checkpoints is None:
+            return
+        loss, hits = self._sums.figures.tolist()
+        index = CheckpointIndex(
+            step=self._step,
+            batches=self._sums.batches,
+            images=self._sums.images,
+            loss=loss,
+            hits=hits,
+            learning_seconds=self._sums.seconds,
+            seconds=self._seconds(),
+            micro_batch=self._learner.micro_batch,
+            history=tuple(self._history),
+        )
+        self._checkpoints.save(index, self._learner.tensors())
+
+    def _resume(self, index: CheckpointIndex, tensors: dict[str, Tensor]) -> None:
+        self._learner.load(tensors)
+        self._learner.micro_batch = index.micro_batch
+        self._history, self._step = list(index.history), index.step
+        self._seconds_before = index.seconds
+        self._sums.figures += torch.tensor([index.loss, index.hits], dtype=torch.float64, device=self._device)
+        self._sums.batches, self._sums.images, self._sums.seconds = index.batches, index.images, index.learning_seconds
+        log.info("%s: going on from step %d, in epoch %d", self._name, index.step, len(index.history) + 1)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _facts(self) -> str:
+        facts = [f"learning rate {self._learner.learning_rate(self._step):.2g}"]
+        if self._sums.images:
+            facts.append("loss {:.3f}, accuracy {:.3f}".format(*(self._sums.figures / self._sums.images).tolist()))
+        if self._history:
+            facts.append(f"validation accuracy {self._history[-1].validation_accuracy:.3f}")
+        if self._device.type == "cuda":
+            facts.append(f"GPU memory {torch.cuda.memory_allocated(self._device) / 2**20:.0f} MiB")
+        return ", ".join(facts)
+
+
+class _Sums:
+    """Loss and hits over the batches of an epoch; they stay on the device, which need not wait for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.figures = torch.zeros(2, dtype=torch.float64, device=device)
+        self.images, self.batches, self.seconds = 0, 0, 0.0
+
+    def add(self, means: Tensor, images: int) -> None:
+        """Count a batch with its mean loss and its hits (2,)."""
+        self.figures += means * means.new_tensor([images, 1])
+        self.images += images
+        self.batches += 1
+
+    def means(self, complaint: str) -> tuple[float, float]:
+        """Return mean loss and accuracy.
+
+        Raises:
+            TrainingDiverged: with the complaint, {} being the loss, where that is no number.
+        """
+        loss, hits = self.figures.tolist()
+        if not math.isfinite(loss):
+            raise TrainingDiverged(complaint.format(loss))
+        return loss / self.images, hits / self.images
+
+
+@contextmanager
+def _blame(recipe: Training) -> Iterator[None]:
+    """Turn what torch says of a network that can't be trained into the candidate's failure."""
+    size = f"at batch_size {recipe.batch_size}"
+    try:
+        yield
     except torch.OutOfMemoryError as error:
-        problem = f"the network, at batch_size {recipe.batch_size}, does not fit {device}: {_first_line(error)}"
-        raise OutOfDeviceMemory(problem) from None
+        raise OutOfDeviceMemory(f"not even one image fits the device: {_first_line(error)}") from None
     except torch.AcceleratorError:  # a RuntimeError too, but the device's fault rather than the network's
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        problem = f"the network can't be trained at batch_size {recipe.batch_size}: {_first_line(error)}"
-        raise DoesNotFit(problem) from error
+        raise DoesNotFit(f"the network can't be trained {size}: {_first_line(error)}") from error
 
 
-def _epochs(model: Normalised, dataset: Dataset, recipe: Training, device: torch.device) -> Iterator[Epoch]:
-    """Train the model epoch by epoch and yield the figures of each."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * math.ceil(dataset.index.images["train"] / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=max(steps, 2))
-    shuffle = np.random.default_rng(recipe.seed)
-    for number in range(1, recipe.epochs + 1):
-        started = time.monotonic()
-        learning_rate = float(schedule.get_last_lr()[0])
-        model.train()
-        train = _Sum()
-        for images_NHWC, labels_N in _no_single(dataset.batches("train", recipe.batch_size, shuffle)):
-            loss = train.add(model, images_NHWC, labels_N, device)
-            if not math.isfinite(loss.item()):
-                raise TrainingDiverged(f"the loss became {loss.item()} in epoch {number}; try a lower learning_rate")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-        validation = _evaluate(model, dataset, device)
-        if not math.isfinite(validation.mean_loss):
-            raise TrainingDiverged(f"the validation loss became {validation.mean_loss} in epoch {number}")
-        yield Epoch(
-            epoch=number,
-            train_loss=train.mean_loss,
-            train_accuracy=train.accuracy,
-            validation_loss=validation.mean_loss,
-            validation_accuracy=validation.accuracy,
-            learning_rate=learning_rate,
-            seconds=time.monotonic() - started,
-        )
-
-
-class _Sum:
-    """Loss and hits over batches."""
-
-    def __init__(self) -> None:
-        self._loss, self._correct, self._seen = 0.0, 0, 0
-
-    def add(
-        self, model: nn.Module, images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64], device: torch.device
-    ) -> Tensor:
-        """Send a batch through the model, count it, and return its mean loss."""
-        labels = torch.from_numpy(labels_N).to(device)
-        logits_NC, _ = model(torch.from_numpy(images_NHWC).to(device))
-        loss = nn.functional.cross_entropy(logits_NC, labels)
-        self._loss += loss.item() * len(labels_N)
-        self._correct += int((logits_NC.argmax(1) == labels).sum())
-        self._seen += len(labels_N)
-        return loss
-
-    @property
-    def mean_loss(self) -> float:
-        return self._loss / self._seen
-
-    @property
-    def accuracy(self) -> float:
-        return self._correct / self._seen
-
-
-def _evaluate(model: Normalised, dataset: Dataset, device: torch.device) -> _Sum:
-    model.eval()
-    validation = _Sum()
-    with torch.inference_mode():
-        for images_NHWC, labels_N in dataset.batches("validation", EVALUATION_BATCH):
-            validation.add(model, images_NHWC, labels_N, device)
-    return validation
-
-
-def _no_single(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Join a last batch of one image, which batch norm can't take, to the one before."""
-    before: Batch | None = None
-    for images_NHWC, labels_N in batches:
-        if before is not None and len(labels_N) == 1 < len(before[1]):
-            before = (np.concatenate([before[0], images_NHWC]), np.concatenate([before[1], labels_N]))
-            continue
-        if before is not None:
-            yield before
-        before = images_NHWC, labels_N
-    if before is not None:
-        yield before
-
-
-def _mean_and_std(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation per channel of the train split, in [0, 1]."""
-    sums, squares, pixels = 0.0, 0.0, 0
-    for images_NHWC, _ in dataset.batches("train", EVALUATION_BATCH):
-        chunk = images_NHWC.reshape(-1, images_NHWC.shape[-1]).astype(np.float64) / 255
-        sums, squares, pixels = sums + chunk.sum(0), squares + (chunk**2).sum(0), pixels + len(chunk)
-    mean_C = np.asarray(sums / pixels)
-    return mean_C, np.sqrt(np.maximum(squares / pixels - mean_C**2, 1e-6))
+def _sentence(epoch: Epoch, epochs: int) -> str:
+    return (
+        f"epoch {epoch.epoch} of {epochs}, loss {epoch.train_loss:.3f}, "
+        f"validation accuracy {epoch.validation_accuracy:.3f}, {epoch.seconds:.1f} s"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -80,6 +80,22 @@ def test_an_unexpected_error_keeps_its_traceback_and_leaves_its_name(
     assert (tmp_path / "error.txt").read_text() == "unexpected ZeroDivisionError: 1 / 0"
 
 
+def test_checkpoints_lie_in_the_bucket_of_the_artifacts_or_in_the_folder_that_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifact = "minio://pipelines/v2/artifacts/run/bundle"
+    for name in ("AWS_ENDPOINT_URL", "STEELYARD_CHECKPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+    with task() as runtime:
+        assert (runtime.checkpoints(artifact), runtime.checkpoints("/a/folder")) == ("", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    with task() as runtime:
+        assert runtime.checkpoints(artifact) == "s3://pipelines/checkpoints"
+    monkeypatch.setenv("STEELYARD_CHECKPOINTS", "/kept")
+    with task() as runtime:
+        assert runtime.checkpoints(artifact) == "/kept"
+
+
 def test_a_candidate_is_trained_once_and_then_remembered(
     candidate: Candidate, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from steelyard.errors import InvalidFile
@@ -22,7 +24,7 @@ def test_a_candidate_keeps_its_own_recipe_and_takes_the_rest_from_the_common_one
 def test_a_candidate_survives_the_way_through_a_pipeline_where_every_number_is_a_float() -> None:
     candidate = Params.from_yaml(GOOD).candidates["cnn"]
     sent = candidate.model_dump(mode="json", exclude_none=True)
-    sent["training"] = {key: float(value) for key, value in sent["training"].items()}
+    sent = json.loads(json.dumps(sent), parse_int=float)
     assert type(candidate).model_validate(sent) == candidate
 
 

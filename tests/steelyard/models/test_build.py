@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from steelyard.errors import DoesNotFit, InvalidFile
-from steelyard.models.build import _replace_stem, build
-from steelyard.models.layers import Layer, check_layers
+from steelyard.models.build import build, outline
+from steelyard.models.layers import Layer, check_layers, shapes_after
+from steelyard.models.torchvision import _replace_stem, known_architectures
 from steelyard.params import Candidate, Params
 
 
@@ -80,12 +81,6 @@ def test_a_new_first_convolution_keeps_groups_and_dilation(stem: str) -> None:
     assert body(torch.zeros(1, 2, 9, 9)).shape == (1, 8, 9, 9)
 
 
-@pytest.mark.filterwarnings("ignore")  # torchvision's own, of the initialisation
-def test_an_architecture_that_can_only_answer_is_refused() -> None:
-    with pytest.raises(DoesNotFit, match=r"'googlenet' can't be trained on images of 32x32x3: .*GoogLeNetOutputs$"):
-        build(_candidate(arch="googlenet"), (32, 32, 3), classes=2)
-
-
 def test_the_trial_leaves_no_trace_in_the_network() -> None:
     torch.manual_seed(0)
     network = build(_candidate(arch="mobilenet_v3_small"), (32, 32, 3), classes=2)
@@ -107,8 +102,73 @@ candidates: {{x: {{layers: [{{{kind}: {value}}}, {{flatten: true}}]}}}}
 
 @pytest.mark.parametrize(
     ("arch", "complaint"),
-    [("resnet81", "did you mean 'resnet18'"), ("vgg11", "can't take images of 8x8x3"), ("squeezenet1_0", "linear")],
+    [
+        ("resnet81", "did you mean 'resnet18'"),
+        ("vgg11", "can't take images of 8x8x3"),
+        ("squeezenet1_0", "can't take images of 8x8x3"),
+        ("vit_b_16", "can't take images of 8x8x3: Input shape indivisible by patch size"),
+        ("maxvit_t", "can't take images of 8x8x3"),
+        ("inception_v3", "can't take images of 8x8x3"),
+        ("densenet121", "can't take images of 8x8x3"),
+    ],
 )
 def test_an_architecture_that_can_t_be_built_says_why(arch: str, complaint: str) -> None:
     with pytest.raises(DoesNotFit, match=complaint):
         build(_candidate(arch=arch), (8, 8, 3), classes=2)
+
+
+def test_every_architecture_of_torchvision_gets_our_head() -> None:
+    names = known_architectures()
+    assert len(names) >= 80
+    for name in names:
+        network = outline(_candidate(arch=name), (224, 224, 3), classes=7)
+        assert {parameter.device.type for parameter in network.parameters()} == {"meta"}, name
+        assert (network.head.out_features, network.head.in_features > 100) == (7, True), name
+        assert not [part for part in network.body.modules() if getattr(part, "out_features", 0) == 1000], name
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([{"residual": [{"conv": 3, "activation": "none"}]}, {"activation": "gelu"}], (9, 7, 3)),
+        ([{"residual": [{"conv": 6, "stride": 2}, {"batch_norm": True}]}], (5, 4, 6)),
+        ([{"residual": [{"conv": 6}, {"pool": 2}]}], None),
+        ([{"parallel": [[{"conv": 4}], [{"conv": 2, "kernel": 1}], []]}], (9, 7, 9)),
+        ([{"parallel": [[{"conv": 4, "stride": 2}], [{"conv": 2, "kernel": 5, "stride": 2}]]}], (5, 4, 6)),
+        ([{"flatten": True}, {"parallel": [[{"dense": 4}], [{"dense": 5, "activation": "tanh"}]]}], (9,)),
+        ([{"parallel": [[{"residual": [{"conv": 3}]}], [{"dropout": 0.1}]]}], (9, 7, 6)),
+    ],
+)
+def test_branches_make_the_shapes_that_the_grammar_promises(
+    layers: list[dict[str, object]], shape: tuple[int, ...] | None
+) -> None:
+    parsed = [Layer.model_validate(layer) for layer in layers]
+    if shape is None:
+        with pytest.raises(ValueError, match=r"^0 \(residual\): 9x7x3 can't be added to 4x3x6; use convolutions"):
+            shapes_after(parsed, (9, 7, 3))
+        return
+    assert shapes_after(parsed, (9, 7, 3))[-1] == shape
+    body = build(_candidate(layers=[*layers, {"flatten": True}]), (9, 7, 3), classes=2).body
+    images_NCHW = torch.rand(2, 3, 9, 7)
+    assert body[:-1](images_NCHW).shape[1:] == ((shape[2], *shape[:2]) if len(shape) == 3 else shape)
+
+
+@pytest.mark.parametrize(
+    ("layers", "complaint"),
+    [
+        ([{"residual": [{"conv": 4}, {"dense": 3}]}], r"0 \(residual\)\.1 \(dense\): needs flat features, but 8x8x4"),
+        ([{"conv": 4}, {"parallel": [[{"conv": 4}], [{"pool": 2}, {"pool": 8}]]}], r"1 \(parallel\)\.1\.1 \(pool\): "),
+        ([{"parallel": [[{"pool": 2}], []]}], r"0 \(parallel\): the branches end in 4x4x3 and 8x8x3"),
+        ([{"residual": [{"flatten": True}]}], r"0 \(residual\): 8x8x3 can't be added to 192"),
+    ],
+)
+def test_a_layer_inside_another_is_named_by_its_place(layers: list[dict[str, object]], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        check_layers([Layer.model_validate(layer) for layer in layers], (8, 8, 3))
+
+
+def test_a_layer_is_one_kind_and_an_activation_goes_with_two() -> None:
+    Layer.model_validate({"conv": 4, "activation": "silu"})
+    for wrong in ({"conv": 4, "dense": 2}, {"pool": 2, "activation": "relu"}, {"parallel": [[]]}, {"residual": []}):
+        with pytest.raises(ValueError, match=r"exactly one of|at least"):
+            Layer.model_validate(wrong)

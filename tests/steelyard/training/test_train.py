@@ -10,11 +10,13 @@ from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
 from steelyard.errors import DoesNotFit, ExportDiffers, OutOfDeviceMemory, TrainingDiverged
 from steelyard.evaluation.evaluate import EVALUATED
+from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Params, Training
 from steelyard.training import export as exporting
+from steelyard.training.batches import no_single
 from steelyard.training.export import export
 from steelyard.training.run_key import run_key
-from steelyard.training.train import Normalised, _no_single, train
+from steelyard.training.train import train
 
 
 def _with(candidate: Candidate, **recipe: object) -> Candidate:
@@ -83,7 +85,7 @@ def test_a_network_that_can_t_be_trained_ends_the_candidate_in_one_line(
 def test_a_full_device_is_the_candidate_s_fault_and_a_broken_one_is_not(
     candidate: Candidate, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: type[Exception]
 ) -> None:
-    def refuse(*_: object) -> Normalised:
+    def refuse(*_: object, **__: object) -> Normalised:
         raise raised
 
     monkeypatch.setattr(Normalised, "to", refuse)
@@ -135,7 +137,7 @@ def test_the_run_key_holds_what_decides_the_weights_and_nothing_else(candidate: 
 def test_every_image_is_in_one_batch_and_none_is_alone(images: int, size: int) -> None:
     labels_N = np.arange(images)
     parts = [labels_N[start : start + size] for start in range(0, images, size)]
-    batches = [labels for _, labels in _no_single((part.astype(np.uint8), part) for part in parts)]
+    batches = [labels for _, labels in no_single((part.astype(np.uint8), part) for part in parts)]
     assert np.concatenate(batches).tolist() == list(range(images))
     assert size == 1 or images == 1 or min(map(len, batches)) > 1
     assert max(map(len, batches)) <= size + (size > 1)

@@ -1,4 +1,4 @@
-"""The memory a model takes to answer: `python -m steelyard.evaluation.memory BUNDLE` in a process of its own."""
+"""The memory a model takes to answer: `python -m steelyard.evaluation.footprint BUNDLE` in a process of its own."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.bundle import ModelBundle
+from steelyard.memory import own_peak_mib
 
 
 def peak_memory_mib(bundle: ModelBundle) -> float:
@@ -22,12 +23,6 @@ def _answer(folder: Path) -> None:
         bundle.predict(np.zeros((1, *bundle.index.input_shape), np.uint8))
 
 
-def _peak_mib() -> float:
-    """Return the high-water mark of this program; what getrusage tells is inherited from the one that started it."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
-
-
 if __name__ == "__main__":
     _answer(Path(sys.argv[1]))
-    print(_peak_mib())
+    print(own_peak_mib())

@@ -1,0 +1,110 @@
+"""`steelyard train`: one candidate, on this machine."""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.output import claimed, refuse_foreign_files
+from pipelines.project import read_user_file
+from steelyard.bundle import WEIGHTS_FILE, ModelBundle
+from steelyard.data.dataset import Dataset
+from steelyard.errors import InputError, InvalidFile
+from steelyard.params import Candidate, Params
+from steelyard.store import ObjectStore
+from steelyard.training.job import Places, run_job
+from steelyard.yaml_file import nearest
+
+if TYPE_CHECKING:
+    from steelyard.tracking.tracking import Tracking
+
+OUTPUT_HOLDS = {"bundle", "checkpoints", ".lock"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedCandidate:
+    """What `steelyard train` answers."""
+
+    bundle: ModelBundle
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        index = self.bundle.index
+        return {
+            "run_key": index.run_key,
+            "weights_sha256": index.files[WEIGHTS_FILE],
+            "remembered": index.remembered,
+            "resumed_from_step": 0 if index.remembered else index.resumed_from_step,
+            "images_per_s": round(index.images_per_s, 1),
+            "peak_mib": round(index.peak_mib, 1),
+            "device": index.device,
+            "precision": index.precision,
+            "onnx_max_diff": index.onnx_max_diff,
+            "micro_batch": index.micro_batch,
+            "bundle": str(self.bundle.folder),
+        }
+
+    def as_text(self) -> str:
+        """Return the summary for people."""
+        index = self.bundle.index
+        best = next(epoch for epoch in index.history if epoch.epoch == index.best_epoch)
+        how = "remembered" if index.remembered else f"trained in {index.training_seconds:.1f} s"
+        lines = [
+            f"{index.candidate}: {how}, epoch {best.epoch} of {len(index.history)} was the best",
+            f"  validation  accuracy {best.validation_accuracy:.4f}, loss {best.validation_loss:.4f}",
+            f"  speed       {index.images_per_s:.0f} images/s in {index.precision} on {index.device}, "
+            f"at most {index.peak_mib:.0f} MiB",
+            f"  bundle      {self.bundle.folder}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def train_file(params: Path, name: str, data: Path, output: Path) -> TrainedCandidate:
+    """Train one candidate of a params.yaml on a prepared dataset.
+
+    Args:
+        params: the file.
+        name: of the candidate.
+        data: what `steelyard prepare` wrote.
+        output: gets `bundle/`, and `checkpoints/` while training lasts.
+
+    Raises:
+        InputError: the file, the name or the dataset is wrong, or the output holds something else.
+        CandidateFailed: by its own fault.
+        StoreError: the object store does not answer.
+    """
+    store = ObjectStore.from_environment(os.environ)
+    dataset = Dataset(data, store)
+    candidate = _candidate(params, name, dataset)
+    refuse_foreign_files(output, OUTPUT_HOLDS)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    with claimed(output):
+        places = Places(bundle=output / "bundle", checkpoints=str(output / "checkpoints"), store=store)
+        return TrainedCandidate(bundle=run_job(candidate, dataset, places, _tracking()))
+
+
+def _candidate(file: Path, name: str, dataset: Dataset) -> Candidate:
+    params = Params.from_yaml(read_user_file(file), str(file))
+    params.check_trainable(str(file))
+    if name not in params.candidates:
+        raise InvalidFile(file, f"there is no {name!r}{nearest(name, list(params.candidates))}", "candidates")
+    index, shape = dataset.index, params.data.shape
+    if (index.task, index.image_shape) != (params.task, shape):
+        held, wanted = _words(index.task, index.image_shape), _words(params.task, shape)
+        raise InputError(f"--data: {dataset.folder} is for {held}, but {file} wants {wanted}; prepare it anew")
+    return params.candidates[name]
+
+
+def _words(task: str, shape: tuple[int, int, int]) -> str:
+    return f"{task} of {'x'.join(map(str, shape))}"
+
+
+def _tracking() -> "Tracking | None":
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return None
+    from steelyard.tracking.tracking import Tracking
+
+    return Tracking(uri)

@@ -1,0 +1,167 @@
+"""A network with its optimiser and its averaged weights: what one step changes, and what a checkpoint holds."""
+
+import copy
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steelyard.models.normalised import Normalised
+from steelyard.params import Training
+from steelyard.training.augment import Augmentation
+from steelyard.training.batches import Batch
+from steelyard.training.device import precision
+from steelyard.training.freezing import Freezing
+from steelyard.training.schedule import learning_rate
+
+log = logging.getLogger(__name__)
+
+
+class Learner:
+    """Learns batch by batch. All that is random in a step is drawn from the seed and the step's number alone."""
+
+    def __init__(self, model: Normalised, recipe: Training, steps: int, device: torch.device) -> None:
+        """Take a model to its device.
+
+        Args:
+            model: which is to learn.
+            recipe: how.
+            steps: in all.
+            device: where.
+        """
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.model) if recipe.ema else self.model
+        self._floats, self._counters = _pairs(self.averaged, self.model)
+        self.precision = precision(recipe, device)
+        self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
+        self.best: dict[str, Tensor] = {}
+        self._recipe, self._steps, self._device = recipe, steps, device
+        self._freezing = Freezing(model.network, recipe.unfreeze)
+        self._augment = Augmentation(recipe.augment, model.network.head.out_features)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+
+    def begin(self, epoch: int) -> None:
+        """Set the network to learn, in an epoch."""
+        self.model.train()
+        self._freezing.begin(epoch)
+
+    def learn(self, batch: Batch, step: int) -> Tensor:
+        """Take one step, and return the mean loss and the hits (2,).
+
+        Where the device's memory does not suffice, the batch is learnt in parts, each half as large as before, and
+        the gradients are summed: batch norm then sees the parts.
+
+        Raises:
+            torch.OutOfMemoryError: not even a single image fits.
+        """
+        while True:
+            try:
+                figures = self._gradients(batch, step)
+                break
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise
+            self.micro_batch = min(self.micro_batch, len(batch[1])) // 2
+            log.warning("the device's memory is full: going on with %d images at a time", self.micro_batch)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self._optimizer.step()
+        if self.averaged is not self.model:
+            self._average(step)
+        return figures
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return learning_rate(self._recipe, step, self._steps)
+
+    def answer(self, images_NHWC: Tensor) -> Tensor:
+        """Return the logits (N, classes) of the weights that count."""
+        with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
+            logits_NC, _ = self.averaged(images_NHWC)
+        return logits_NC.float()  # type: ignore[no-any-return]
+
+    def keep_best(self) -> None:
+        """Remember the weights as the best so far."""
+        self.best = {name: value.detach().clone() for name, value in self.averaged.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all from which `load` goes on, by name."""
+        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.averaged is not self.model:
+            found |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        found |= {f"best.{name}": value for name, value in self.best.items()}
+        for name, parameter in self.model.named_parameters():
+            for kind, value in self._optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{kind}.{name}"] = value
+        return found
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Become what `tensors` described, to the bit."""
+        copy_into(self.model, _below("model.", tensors))
+        if self.averaged is not self.model:
+            copy_into(self.averaged, _below("averaged.", tensors))
+        self.best = {name: value.to(self._device) for name, value in _below("best.", tensors).items()}
+        parameters = dict(self.model.named_parameters())
+        for address, value in _below("optimizer.", tensors).items():
+            kind, _, name = address.partition(".")
+            parameter = parameters[name]
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+            self._optimizer.state[parameter][kind] = like.to(self._device).copy_(value)
+
+    def _gradients(self, batch: Batch, step: int) -> Tensor:
+        torch.manual_seed(_seed(self._recipe.seed, step))
+        self._optimizer.zero_grad()
+        images_NCHW, targets = self._augment(*batch)
+        parts = -(-len(targets) // self.micro_batch)
+        figures = torch.zeros(2, dtype=torch.float64, device=self._device)
+        for images, wanted in zip(images_NCHW.tensor_split(parts), targets.tensor_split(parts), strict=True):
+            with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
+                logits_NC, _ = self.model.answer(images)
+            share = len(wanted) / len(targets)
+            loss = share * nn.functional.cross_entropy(
+                logits_NC.float(), wanted, label_smoothing=self._recipe.label_smoothing
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            labels_N = wanted.argmax(1) if wanted.ndim == 2 else wanted
+            figures += torch.stack([loss.detach(), (logits_NC.argmax(1) == labels_N).sum()])
+        return figures
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Move the averaged weights towards the new ones; early ones, which are far from the last, count for less."""
+        decay = min(self._recipe.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._floats[0], self._floats[1], 1 - decay)
+        for old, new in zip(*self._counters, strict=True):
+            old.copy_(new)
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a module the values of a state dict; MNASNet's own way asks for the version of a pickled one."""
+    for name, value in module.state_dict().items():
+        value.copy_(tensors[name])
+
+
+Pair = tuple[list[Tensor], list[Tensor]]
+
+
+def _pairs(one: nn.Module, other: nn.Module) -> tuple[Pair, Pair]:
+    """Return the numbers of two equal networks side by side, and batch norm's counters likewise."""
+    both = [list(module.state_dict().values()) for module in (one, other)]
+    floats, counters = (
+        tuple([value for value in values if value.is_floating_point() == wanted] for values in both)
+        for wanted in (True, False)
+    )
+    return floats, counters  # type: ignore[return-value]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
