@@ -9,7 +9,7 @@ from steelyard.bundle import WEIGHTS_FILE, Epoch, ModelBundle, sha256
 from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
 from steelyard.errors import DoesNotFit, ExportDiffers, OutOfDeviceMemory, TrainingDiverged
-from steelyard.evaluation.evaluate import EVALUATED
+from steelyard.evaluation.answers import SPLITS
 from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Params, Training
 from steelyard.training import export as exporting
@@ -39,7 +39,7 @@ def test_training_streams_from_shards_and_the_answers_are_those_from_arrays(
     assert shards.ref == dataset.ref
     trained = train(_with(candidate, epochs=6, learning_rate=0.01), shards, lambda epoch: None)
     assert trained.history[-1].validation_accuracy > 0.9
-    for split in EVALUATED:
+    for split in SPLITS:
         from_shards, from_arrays = (bundle.predict_each(one.batches(split, 64)) for one in (shards, dataset))
         assert (from_shards.probabilities_NC == from_arrays.probabilities_NC).all()
         assert (shards.labels_N(split) == dataset.labels_N(split)).all()
