@@ -73,9 +73,9 @@ def _modules(layer: Layer, before: Shape, after: Shape) -> list[nn.Module]:
     found: list[nn.Module]
     match layer.kind:
         case "conv":
-            found = [*_convolution(layer, before), activation()]
+            found = [*_convolution(layer, before), _in_place(activation)]
         case "dense":
-            found = [nn.Linear(channels, after[0]), activation()]
+            found = [nn.Linear(channels, after[0]), _in_place(activation)]
         case "pool":
             found = [nn.MaxPool2d(int(layer.pool or 0))]
         case "batch_norm":
@@ -93,6 +93,11 @@ def _modules(layer: Layer, before: Shape, after: Shape) -> list[nn.Module]:
         case _:
             found = [activation()]
     return found
+
+
+def _in_place(activation: type[nn.Module]) -> nn.Module:
+    """Return an activation of what nobody else sees; a ReLU then needs no memory of its own."""
+    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
 
 
 def _convolution(layer: Layer, before: Shape) -> list[nn.Module]:
