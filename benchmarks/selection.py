@@ -31,7 +31,8 @@ from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.answers import SplitOutputs
 from steelyard.evaluation.bounds import measure_quality, proportion_bound
 from steelyard.evaluation.measurement import exactly
-from steelyard.evaluation.metrics import Floats, quality
+from steelyard.evaluation.metrics import Floats, quality, quality_names
+from steelyard.evaluation.mistakes import Mistakes
 from steelyard.evaluation.scorecard import Hardware, Scorecard, ScorecardIndex
 from steelyard.evaluation.times import Times, TooFewSamples, measure_time, time_metric
 from steelyard.selection.decision import decide, utilities
@@ -382,12 +383,15 @@ def remember(folder: Path, random: np.random.Generator, images: int = 10_000, cl
             classes=names,
             run_key=f"{number:064d}",
             dataset=DatasetRef(content_digest="content", split_digest="split"),
-            validation=measure_quality(answers["validation"], names, ["accuracy", "macro_recall", "log_loss"]),
+            validation=measure_quality(answers["validation"], names, quality_names("classification", names)),
             model={"latency_p95_ms": measure_time("latency_p95_ms", times)}
             | {"model_size_mib": exactly("model_size_mib", random.uniform(1, 90))},
             hardware=Hardware(hardware_class="cpu", rounds=ROUNDS, images_per_round=SINGLES),
         )
-        Scorecard(index=index, answers=answers, times=times).write(folder / index.candidate)
+        wrong_M = np.zeros(24, np.int64)
+        pictures_MHWC = random.integers(256, size=(24, 96, 96, 3), dtype=np.uint8)
+        mistakes = Mistakes(pictures_MHWC, wrong_M, wrong_M, np.ones(24, np.float32))
+        Scorecard(index=index, answers=answers, mistakes=mistakes, times=times).write(folder / index.candidate)
 
 
 def table(figures: dict[str, object]) -> str:

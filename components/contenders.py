@@ -6,6 +6,7 @@ from pathlib import Path
 
 from components.runtime import Runtime
 from steelyard.bundle import ModelBundle
+from steelyard.errors import ArtifactError
 from steelyard.evaluation.latency import hardware_class, measure_times, with_times
 from steelyard.evaluation.footprint import peak_memory_mib
 from steelyard.evaluation.scorecard import Scorecard
@@ -14,27 +15,36 @@ from steelyard.evaluation.scorecard import Scorecard
 def timed(cards: Sequence[Scorecard], bundles: Mapping[str, ModelBundle], runtime: Runtime) -> list[Scorecard]:
     """Return Scorecards with their times on this hardware: from memory, or else measured now and remembered.
 
+    A remembered model that can't be fetched is left out.
+
     Args:
         cards: failed ones stay as they are.
         bundles: by candidate, as far as they are at hand; others are fetched from memory.
         runtime: where the memory is.
     """
     memory, here = runtime.tracking.memory(), hardware_class()
-    known = [card if card.index.failure else memory.times(card, here) for card in cards]
+    known = [card if card.index.failure or card.times else memory.times(card, here) for card in cards]
+    complete = [card for card in known if card.index.failure or card.times]
     with tempfile.TemporaryDirectory() as temporary:
-        untimed = {
-            card.candidate: bundles.get(name := card.candidate)
-            or runtime.tracking.fetch(card.index.run_key, name, Path(temporary) / name)
-            for card in known
-            if not card.index.failure and not card.times
-        }
-        times = measure_times(untimed) if untimed else {}
-        complete = [
-            with_times(card, times[card.candidate], peak_memory_mib(untimed[card.candidate]))
-            if card.candidate in times
-            else card
-            for card in known
-        ]
+        found = dict(bundles)
+        untimed = [card for card in known if not card.index.failure and not card.times]
+        for card in untimed:
+            if card.candidate not in found and (bundle := _fetched(card, runtime, Path(temporary))):
+                found[card.candidate] = bundle
+        untimed = [card for card in untimed if card.candidate in found]
+        times = measure_times({card.candidate: found[card.candidate] for card in untimed}) if untimed else {}
+        for card in untimed:
+            name = card.candidate
+            complete.append(with_times(card, times[name], peak_memory_mib(found[name])))
     for card in complete:
         memory.keep(card)
     return complete
+
+
+def _fetched(card: Scorecard, runtime: Runtime, folder: Path) -> ModelBundle | None:
+    """Return a remembered bundle; one that is gone is no reason to fail this run."""
+    try:
+        return runtime.tracking.fetch(card.index.run_key, card.candidate, folder / card.candidate)
+    except ArtifactError as error:
+        runtime.tell(f"left out: {error}")
+        return None

@@ -21,6 +21,7 @@ def recall_models(field: str, measured: Output[Artifact]) -> str:
 
     from components.contenders import timed
     from components.runtime import task
+    from steelyard.errors import InputError
     from steelyard.evaluation.latency import hardware_class
     from steelyard.tracking.memory import the_field
 
@@ -29,4 +30,6 @@ def recall_models(field: str, measured: Output[Artifact]) -> str:
         chosen = the_field(memory.fields(), field)
         for card in timed(memory.recall(chosen.digest, hardware_class()), {}, runtime):
             card.write(Path(measured.path) / card.candidate)
+        if not chosen.dataset_uri:
+            raise InputError("nobody remembers where the data lie that these models were measured on")
         return chosen.dataset_uri

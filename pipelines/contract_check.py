@@ -15,6 +15,7 @@ from steelyard.selection.explanation import explain, unprovable
 from steelyard.store import is_remote
 
 JUDGED: tuple[Split, ...] = ("validation", "test")
+UNCHECKED = "Whether the images are enough was not looked at: there are too many of them, and of classes."
 
 
 def words(file: Path, params: Path | None, dataset: Path | None) -> Iterator[str]:
@@ -59,6 +60,9 @@ def _over_dataset(contract: Contract, index: DatasetIndex, file: Path) -> Iterat
         for split in JUDGED
     }
     yield ""
+    if problems["validation"] is None or problems["test"] is None:
+        yield UNCHECKED
+        return
     for name, problem in problems["test"].items():
         yield f"On the test split this can't be confirmed: {name} {problem}."
     for name, problem in problems["validation"].items():
@@ -73,6 +77,9 @@ def _over_estimates(contract: Contract, task: str, counts: dict[Split, Counter[s
     for split in JUDGED:
         images = counts[split].total()
         told = unprovable(contract, task, sorted(counts[split]), counts[split], images)
+        if told is None:
+            yield UNCHECKED
+            return
         yield f"There will be about {images:,} {split} images: {'too few for a limit' if told else 'enough'}."
         for name, problem in told.items():
             yield f"  {name} {problem}"

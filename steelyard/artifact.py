@@ -57,7 +57,8 @@ class Index(Record):
             ArtifactError: the file is missing, no JSON, of an unknown major version, or lacks a field.
         """
         try:
-            content = json.loads(file.read_bytes())
+            text = file.read_bytes()
+            content = json.loads(text)
             version = str(content["schema_version"])
         except OSError:
             raise ArtifactError(f"{file.parent}: holds no readable {file.name}") from None
@@ -66,7 +67,7 @@ class Index(Record):
         if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
             raise ArtifactError(f"{file}: schema_version {version} is not known here; this is {SCHEMA_VERSION}")
         try:
-            return cls.model_validate(content)
+            return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))

@@ -115,8 +115,9 @@ class Contract(Strict):
     def _is_usable(self) -> Self:
         for name, preference in self.metrics.items():
             _check(name, preference)
-        if not any(preference.weight for preference in self.metrics.values()):
-            raise ValueError("metrics: at least one weight must be above 0")
+        total = sum(preference.weight for preference in self.metrics.values())
+        if not 0 < total < math.inf:
+            raise ValueError("metrics: at least one weight must be above 0, and their sum finite")
         if "images_per_dollar" in self.metrics and self.price_per_hour is None:
             raise ValueError(
                 "metrics.images_per_dollar: needs price_per_hour, in dollars, of the hardware that answers"

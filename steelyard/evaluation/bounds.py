@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from steelyard.evaluation.answers import Answers, MaskCounts, SplitOutputs
 from steelyard.evaluation.measurement import LEVEL, Measurement
 from steelyard.evaluation.metrics import (
+    SMALLEST_PROBABILITY,
     Contributions,
     Floats,
     Sums,
@@ -79,7 +80,7 @@ def _exact(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> floa
         return proportion_bound(int(hits_C.sum()), int(matrix.sum()), upper=False)
     if name == "worst_class_recall":
         counted = zip(hits_C.tolist(), actual_C.tolist(), strict=True)
-        return min(proportion_bound(hits, actual, upper=False) for hits, actual in counted if actual)
+        return min(proportion_bound(hits, actual, upper=False) for hits, actual in counted)
     c = list(classes).index(str(class_of(name)))
     hits, actual, predicted = int(hits_C[c]), int(actual_C[c]), int(predicted_C[c])
     if name.startswith("f1"):
@@ -266,12 +267,11 @@ def _roc_auc(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generato
 
 
 def _log_loss(outputs: SplitOutputs, unseen_D: Floats, random: np.random.Generator) -> float:
-    """Return the bound of the mean; the unseen image is as surprising as the most surprising one seen."""
+    """Return the bound of the mean; the unseen image is one that the model rules out altogether."""
     surprise_N = surprise(outputs)
     images = len(surprise_N)
-    return _loss_bound(
-        float(surprise_N.mean()), float(surprise_N.var() / images), unseen_D * surprise_N.max() / images, random
-    )
+    unseen_D = unseen_D * -np.log(SMALLEST_PROBABILITY) / images
+    return _loss_bound(float(surprise_N.mean()), float(surprise_N.var() / images), unseen_D, random)
 
 
 _SUMS = {

@@ -17,6 +17,8 @@ from steelyard.evaluation.mistakes import Mistakes
 from steelyard.evaluation.times import Times
 from steelyard.metrics import is_known, metric
 
+MISTAKES = "mistakes.npz"
+
 
 class Hardware(Record):
     """What the times were measured on; times of different classes are never compared."""
@@ -84,6 +86,16 @@ class Scorecard:
             return self.answers.get(split)
         return read_answers(self.folder / f"{split}.npz", self.index.task, len(self.index.classes))
 
+    def worst_mistakes(self) -> Mistakes | None:
+        """Return the images it was most sure of and wrong about, if they were kept.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
+        if self.mistakes or self.folder is None or not (self.folder / MISTAKES).exists():
+            return self.mistakes
+        return Mistakes.read(self.folder / MISTAKES)
+
     def write(self, folder: Path) -> None:
         """Write `scorecard.json` and, where they are known, the answers, mistakes and times behind it."""
         with new_folder(folder) as partial:
@@ -93,7 +105,9 @@ class Scorecard:
                 elif self.folder is not None and (self.folder / f"{split}.npz").exists():
                     shutil.copyfile(self.folder / f"{split}.npz", partial / f"{split}.npz")
             if self.mistakes:
-                self.mistakes.write(partial / "mistakes.npz")
+                self.mistakes.write(partial / MISTAKES)
+            elif self.folder is not None and (self.folder / MISTAKES).exists():
+                shutil.copyfile(self.folder / MISTAKES, partial / MISTAKES)
             if self.times:
                 self.times.write(partial / "times.npz")
             self.index.write(partial / "scorecard.json")
@@ -106,10 +120,9 @@ class Scorecard:
             ArtifactError: the folder holds no scorecard known here, or a damaged one.
         """
         index = ScorecardIndex.read(folder / "scorecard.json")
-        times, mistakes = folder / "times.npz", folder / "mistakes.npz"
+        times = folder / "times.npz"
         return cls(
             index=index,
-            mistakes=Mistakes.read(mistakes) if mistakes.exists() else None,
             times=Times.read(times) if times.exists() else None,
             folder=folder,
         )

@@ -57,8 +57,10 @@ def images_needed(name: str, preference: Preference) -> int | None:
 
 def unprovable(
     contract: Contract, task: str, classes: Sequence[str], counts: Mapping[str, int], images: int
-) -> dict[str, str]:
+) -> dict[str, str] | None:
     """Say, by metric, which limits no model could be shown to meet on a split, even without an error.
+
+    None where there are too many images and classes to look.
 
     Args:
         contract: its metrics are of this task and these classes.
@@ -68,8 +70,10 @@ def unprovable(
         images: in the split.
     """
     names = [name for name, preference in contract.metrics.items() if preference.must and metric(name).quality]
-    if not names or images * len(classes) > LARGEST:
+    if not names:
         return {}
+    if images * len(classes) > LARGEST:
+        return None
     found = measure_quality(_faultless(task, classes, counts, images), classes, names)
     return {
         name: f"must be {contract.metrics[name].must}, which {images:,} images can't show: without an error in them "

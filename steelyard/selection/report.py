@@ -239,7 +239,8 @@ def _reliability(first: Scorecard | None, test: Answers | None) -> Reliability |
 
 def _mistakes(winner: Scorecard | None) -> list[Mistake] | None:
     """Return the winner's surest wrong answers on validation; None where they were not kept."""
-    if winner is None or winner.mistakes is None:
+    kept = winner.worst_mistakes() if winner else None
+    if winner is None or kept is None:
         return None
     from steelyard.data.pictures import TINY, picture  # JPEG, without which a report of no images does
 
@@ -252,7 +253,7 @@ def _mistakes(winner: Scorecard | None) -> list[Mistake] | None:
             probability=float(probability),
             tiny=max(image_HWC.shape) <= TINY,
         )
-        for image_HWC, true, said, probability in zip(*winner.mistakes, strict=True)
+        for image_HWC, true, said, probability in zip(*kept, strict=True)
     ]
 
 

@@ -24,14 +24,16 @@ def robustness(selection: Selection) -> Robustness | None:
     """Examine a choice; None where nobody was eligible.
 
     The share of weights under which a candidate wins is the acceptability index of SMAA (Lahdelma et al. 1998), with
-    weights drawn evenly from all that are possible, or each within 20 % of the client's.
+    weights drawn evenly from all that are possible, or each within 20 % of the client's. Metrics without a weight stay
+    without.
     """
     if not selection.ranking:
         return None
-    worth_KM = np.array([list(ranked.desirability.values()) for ranked in selection.ranking])
+    weights = {name: share for name, share in selection.weights.items() if share}
+    worth_KM = np.array([[ranked.desirability[name] for name in weights] for ranked in selection.ranking])
     costs = [ranked.cost.order(ranked.candidate) for ranked in selection.ranking]
     names = [ranked.candidate for ranked in selection.ranking]
-    weights_M = np.array(list(selection.weights.values()))
+    weights_M = np.array(list(weights.values()))
     random = np.random.default_rng(selection.seed)
     anywhere_SM = random.dirichlet(np.ones(len(weights_M)), SAMPLES)
     near_SM = weights_M * random.uniform(1 - NEAR, 1 + NEAR, (SAMPLES, len(weights_M)))
@@ -43,8 +45,8 @@ def robustness(selection: Selection) -> Robustness | None:
     return Robustness(
         all_weights=acceptability(anywhere_SM),
         near_weights=acceptability(near_SM / near_SM.sum(1, keepdims=True)),
-        flip=smallest_flip(names, costs, worth_KM, selection.weights, selection.epsilon),
-        ranges=_ranges(names, costs, worth_KM, selection),
+        flip=smallest_flip(names, costs, worth_KM, weights, selection.epsilon),
+        ranges=_ranges(names, costs, worth_KM, weights, selection.epsilon),
         needed={ranked.candidate: _needed(ranked, selection) for ranked in selection.ranking},
     )
 
@@ -134,22 +136,22 @@ def _nearest_weights(weights_M: Floats, rows: Floats, least: float) -> tuple[flo
     return float(solved.fun), moved_M / moved_M.sum()
 
 
-def _ranges(names: Sequence[str], costs: Sequence[CostKey], worth_KM: Floats, selection: Selection) -> dict[str, Range]:
+def _ranges(
+    names: Sequence[str], costs: Sequence[CostKey], worth_KM: Floats, weights: dict[str, float], epsilon: float
+) -> dict[str, Range]:
     """Return for each metric how much of all weight it may have, in steps of 0.001, before another wins."""
-    weights_M = np.array(list(selection.weights.values()))
-    share_S = np.linspace(0, 1, STEPS)
-    now = int(winners(utilities(worth_KM, weights_M)[None], costs, selection.epsilon)[0])
+    weights_M, share_S = np.array(list(weights.values())), np.linspace(0, 1, STEPS)
+    now = int(winners(utilities(worth_KM, weights_M)[None], costs, epsilon)[0])
     ranges = {}
-    for m, name in enumerate(selection.weights):
+    for m, name in enumerate(weights):
         others_M = weights_M * (np.arange(len(weights_M)) != m)
         if not others_M.sum():  # the only metric with a weight
             ranges[name] = Range(low=0.0, high=1.0, below=None, above=None)
             continue
-        utility_SK = share_S[:, None] * worth_KM[:, m] + (1 - share_S[:, None]) * (worth_KM @ others_M / others_M.sum())
-        other_S = winners(utility_SK, costs, selection.epsilon) != now
-        below = np.flatnonzero(other_S & (share_S < weights_M[m]))
-        above = np.flatnonzero(other_S & (share_S > weights_M[m]))
-        won_S = winners(utility_SK, costs, selection.epsilon)
+        others_K = worth_KM @ others_M / others_M.sum()
+        won_S = winners(share_S[:, None] * worth_KM[:, m] + (1 - share_S[:, None]) * others_K, costs, epsilon)
+        below = np.flatnonzero((won_S != now) & (share_S < weights_M[m]))
+        above = np.flatnonzero((won_S != now) & (share_S > weights_M[m]))
         ranges[name] = Range(
             low=float(share_S[below[-1]]) if len(below) else 0.0,
             high=float(share_S[above[0]]) if len(above) else 1.0,

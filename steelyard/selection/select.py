@@ -24,6 +24,8 @@ from steelyard.selection.selection import Cost, Ranked, Rejected, Selection, Vio
 from steelyard.selection.utility import desirability, weight_shares
 from steelyard.selection.why import in_words, why_nobody, why_this_one
 
+FEWEST_ROUNDS = 30  # that say how far times vary
+
 
 def select(
     scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, champion: str | None = None
@@ -70,7 +72,7 @@ def select(
         rejected=tuple(rejected),
         other_formulas=other_formulas(ranking, shares),
         hardware_class=next((s.index.hardware.hardware_class for s in scorecards if s.index.hardware), None),
-        dataset=scorecards[0].index.dataset,
+        dataset=(winner or scorecards[0]).index.dataset,
         seed=seed,
         contract=contract.model_dump(mode="json", exclude_none=True),
     )
@@ -234,14 +236,14 @@ def _oriented(eligible: Sequence[_Entrant], contract: Contract) -> Floats:
 
 
 def _resampled_utilities(eligible: Sequence[_Entrant], contract: Contract, seed: int) -> Floats | None:
-    """Return utilities (resamples, candidates), or None where answers or times behind a metric were not kept."""
+    """Return utilities (resamples, candidates), or None where the answers or times behind a metric are not enough."""
     cards = [entrant.scorecard for entrant in eligible]
     shares = {name: share for name, share in weight_shares(contract).items() if share}
     of_images = [name for name in shares if metric(name).quality]
     of_rounds = [name for name in shares if name in RESAMPLED_TIMES]
     if of_images and not all(card.keeps_answers for card in cards):
         return None
-    if of_rounds and not all(card.times for card in cards):
+    if of_rounds and not all(card.times and len(card.times.throughput_R) >= FEWEST_ROUNDS for card in cards):
         return None
     drawn_BK: dict[str, NDArray[np.floating]] = {}
     if of_images:

@@ -117,6 +117,8 @@ def percent(share: float) -> str:
 def in_words(violation: Violation) -> str:
     """Say which hard limit is not met, and by how much."""
     side = "at least" if metric(violation.metric).higher_is_better else "at most"
+    if violation.bound == violation.value:
+        return f"{violation.metric} must be {violation.must}, and is {value(violation.metric, violation.value)}"
     return (
         f"{violation.metric} must be {violation.must}, but with 95 % certainty it is only {side} "
         f"{value(violation.metric, violation.bound)} (measured {value(violation.metric, violation.value)})"

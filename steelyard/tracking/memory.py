@@ -63,11 +63,11 @@ class Memory:
             self._log(run, _untimed(scorecard), "scorecard")
             log_measurements(self._client, run.info.run_id, "validation", index.validation)
             self._client.set_tag(run.info.run_id, FIELD, field_of(scorecard))
-        if index.dataset_uri:
+        if "://" in index.dataset_uri or DATASET_URI not in run.data.tags:  # a folder is known to one machine only
             self._client.set_tag(run.info.run_id, DATASET_URI, index.dataset_uri)
         place = _place(index.hardware.hardware_class) if index.hardware else ""
         if index.hardware and _tag(place) not in run.data.tags:
-            self._log(run, replace(scorecard, answers={}, folder=None), place)
+            self._log(run, replace(scorecard, answers={}, mistakes=None, folder=None), place)
             log_measurements(self._client, run.info.run_id, "model", index.model)
             self._client.set_tag(run.info.run_id, _tag(place), index.hardware.hardware_class)
 
@@ -82,8 +82,10 @@ class Memory:
         at_hand = {card.index.run_key for card in besides}
         cards = []
         for run in self._runs(f"tags.{FIELD} = '{field}'"):
-            if run.data.tags["run_key"] in at_hand:
+            run_key = run.data.tags["run_key"]
+            if run_key in at_hand:  # or trained twice: the newest counts
                 continue
+            at_hand.add(run_key)
             try:
                 cards.append(self._scorecard(run, hardware_class))
             except ArtifactError as error:
@@ -186,7 +188,8 @@ def the_field(fields: Sequence[Field], wanted: str = "") -> Field:
 def _field(digest: str, runs: "Sequence[Run]") -> Field:
     tags = [run.data.tags for run in runs]
     timed = {value for one in tags for name, value in one.items() if name.startswith("timed.")}
-    dataset_uri = next((one[DATASET_URI] for one in tags if DATASET_URI in one), "")
+    addresses = [uri for one in tags if (uri := one.get(DATASET_URI))]
+    dataset_uri = next((uri for uri in addresses if "://" in uri), next(iter(addresses), ""))
     return Field(digest, len(runs), dataset_uri, tuple(sorted(timed)))
 
 

@@ -200,6 +200,24 @@ def test_another_client_is_answered_from_memory_with_a_bundle_to_serve(
     assert ModelBundle(tmp_path / "winner").index.files == ModelBundle(trained).index.files
 
 
+def test_a_remembered_model_whose_files_are_gone_is_left_out(
+    trained: Path, params: Params, dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _evaluate(trained, dataset, tmp_path / "card")
+    with task() as runtime:
+        runtime.tracking.memory().keep(Scorecard.read(tmp_path / "card"))  # never timed
+    for bundle in (tmp_path / "mlartifacts").rglob("bundle.json"):
+        bundle.unlink()
+    spec = params.candidates["small-cnn"].model_dump(mode="json")
+    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "other"))
+    _evaluate(tmp_path / "other", dataset, tmp_path / "other-card")
+    measure_latency.python_func(
+        bundles=[_at(tmp_path / "other")], scorecards=[_at(tmp_path / "other-card")], measured=_at(tmp_path / "now")
+    )
+    assert [card.candidate for card in read_scorecards([tmp_path / "now"])] == ["small-cnn"]
+    assert "left out: one-layer" in capsys.readouterr().err
+
+
 def test_a_memory_without_models_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         recall_models.python_func(field="", measured=_at(tmp_path / "recalled"))

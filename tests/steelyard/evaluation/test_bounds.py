@@ -9,7 +9,7 @@ import pytest
 from steelyard.evaluation.answers import Answers, MaskCounts, SplitOutputs
 from steelyard.evaluation.bounds import measure_quality, proportion_bound
 from steelyard.evaluation.measurement import Measurement
-from steelyard.evaluation.metrics import Floats, quality, quality_names, rates
+from steelyard.evaluation.metrics import SMALLEST_PROBABILITY, Floats, quality, quality_names, rates
 from steelyard.metrics import metric
 
 
@@ -114,12 +114,25 @@ def test_the_bound_of_the_roc_area_holds_even_where_no_error_was_seen(images_C: 
     assert np.mean(held) >= 0.93
 
 
-def test_the_bound_of_log_loss_leaves_room_where_every_image_was_equally_easy() -> None:
+def test_the_bound_of_log_loss_leaves_room_for_an_image_that_is_ruled_out() -> None:
     labels_N = np.arange(100) % 2
     probabilities_NC = np.where(np.eye(2)[labels_N] == 1, 0.9, 0.1).astype(np.float32)
     answers = SplitOutputs(probabilities_NC=probabilities_NC, labels_N=labels_N)
     log_loss = measured(answers, ("a", "b"), ["log_loss"])["log_loss"]
-    assert log_loss.bound == pytest.approx(log_loss.value * 1.03, rel=0.005)
+    assert log_loss.bound == pytest.approx(log_loss.value + 3 * -np.log(SMALLEST_PROBABILITY) / 100, rel=0.02)
+
+
+@pytest.mark.parametrize(("images", "wrong", "surest"), [(200, 0.005, 1e-4), (1000, 0.001, 1e-5), (200, 0.01, 1e-4)])
+def test_the_bound_of_log_loss_holds_where_few_errors_are_confident(images: int, wrong: float, surest: float) -> None:
+    random = np.random.default_rng(0)
+    truth = -wrong * np.log(surest) - (1 - wrong) * np.log(1 - surest)
+    labels_N = np.zeros(images, np.int64)
+    held = []
+    for _ in range(200):
+        own_N = np.where(random.random(images) < wrong, surest, 1 - surest)
+        answers = SplitOutputs(probabilities_NC=np.stack([own_N, 1 - own_N], 1).astype(np.float32), labels_N=labels_N)
+        held.append(measured(answers, ("a", "b"), ["log_loss"])["log_loss"].bound >= truth)
+    assert np.mean(held) >= 0.93
 
 
 @pytest.mark.parametrize(

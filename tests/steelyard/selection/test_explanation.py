@@ -145,6 +145,6 @@ def test_masks_are_counted_by_images() -> None:
     assert unprovable(wanted, "segmentation", "ab", {"a": 10_000, "b": 5_000}, 200) == {}
 
 
-def test_millions_of_images_are_enough_without_a_try() -> None:
+def test_what_is_too_large_to_look_at_is_not_called_enough() -> None:
     wanted = written({"accuracy": {"weight": 1, "worst": 0.5, "ideal": 1, "must": ">= 0.9"}})
-    assert unprovable(wanted, "classification", [str(c) for c in range(1000)], {}, 1_000_000) == {}
+    assert unprovable(wanted, "classification", [str(c) for c in range(1000)], {}, 1_000_000) is None

@@ -57,6 +57,19 @@ def test_identical_candidates_share_equally(copies: int) -> None:
     assert all_alike_K == pytest.approx(1 / copies, abs=1e-3)
 
 
+@pytest.mark.parametrize("copies", [1, 12, 30])
+def test_copies_of_a_loser_do_not_make_the_leader_look_like_them(copies: int) -> None:
+    covariance_KK = np.full((copies + 1, copies + 1), 0.0)
+    covariance_KK[0, 0], covariance_KK[1:, 1:] = 0.008**2, 0.008**2
+    assert probability_best(np.array([0.914, *[0.794] * copies]), covariance_KK, 0)[0] > 0.99
+
+
+def test_losers_that_are_worth_nothing_for_certain_do_not_hide_the_leader() -> None:
+    covariance_KK = np.zeros((13, 13))
+    covariance_KK[0, 0] = 0.01**2
+    assert probability_best(np.array([0.44, *[0.0] * 12]), covariance_KK, 0)[0] > 0.99
+
+
 def test_without_any_error_the_best_is_certain() -> None:
     assert probability_best(np.array([0.1, 0.3, 0.2]), np.zeros((3, 3)), 0).tolist() == [0, 1, 0]
 

@@ -62,7 +62,7 @@ def test_a_scorecard_comes_back_with_its_answers_mistakes_and_times(
         assert kept is not None
         assert found is not None
         assert np.array_equal(kept.probabilities_NC, found.probabilities_NC)  # type: ignore[union-attr]
-    assert back.mistakes is not None
+    assert back.worst_mistakes() is not None
     assert back.times is not None
     assert memory.fields() == [Field(field_of(card), 1, "s3://bucket/dataset", (here,))]
 
@@ -112,6 +112,24 @@ def test_equal_names_are_told_apart_and_what_is_at_hand_keeps_its_own(
         memory.keep(card)
     names = {card.candidate for card in memory.recall(field_of(cards[0]), None, besides=cards[:1])}
     assert names == {"one-layer-bbbbbbbb", "one-layer-cccccccc"}
+
+
+def test_what_was_trained_twice_competes_once(tracking: Tracking, measured: Scorecard, candidate: Candidate) -> None:
+    card = _train(tracking, measured, candidate, "k1")
+    tracking.memory().keep(card)
+    _train(tracking, measured, candidate, "k1")
+    tracking.memory().keep(card)
+    assert [one.candidate for one in tracking.memory().recall(field_of(card), None)] == ["one-layer"]
+
+
+def test_an_address_that_only_one_machine_knows_does_not_replace_one_that_all_know(
+    tracking: Tracking, measured: Scorecard, candidate: Candidate
+) -> None:
+    card = _train(tracking, measured, candidate, "k1")
+    memory = tracking.memory()
+    for address in ("minio://bucket/old", "s3://bucket/dataset", "/home/somebody/dataset"):
+        memory.keep(replace(card, index=card.index.model_copy(update={"dataset_uri": address})))
+    assert memory.fields()[0].dataset_uri == "s3://bucket/dataset"
 
 
 def test_a_training_that_failed_or_happened_elsewhere_is_not_remembered(
