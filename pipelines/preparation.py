@@ -13,8 +13,8 @@ from pipelines.project import read_user_file, resolved
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.prepare import prepare
 from steelyard.data.workers import processes
-from steelyard.memory import own_peak_mib
 from steelyard.params import Params
+from steelyard.process import own_peak_mib
 from steelyard.store import ObjectStore
 
 

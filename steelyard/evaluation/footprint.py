@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.bundle import ModelBundle
-from steelyard.memory import own_peak_mib
+from steelyard.process import own_peak_mib
 
 
 def peak_memory_mib(bundle: ModelBundle) -> float:

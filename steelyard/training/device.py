@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
-from steelyard.memory import own_peak_mib
 from steelyard.params import Training
+from steelyard.process import own_peak_mib
 
 
 def best_device() -> torch.device:

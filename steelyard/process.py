@@ -1,4 +1,4 @@
-"""How much memory this program took."""
+"""What this program took of the machine."""
 
 import resource
 import sys
