@@ -30,7 +30,7 @@ def select_model(
 
     from components.runtime import task
     from steelyard.contract import Contract
-    from steelyard.selection.outcome import write_outcome
+    from steelyard.report.outcome import write_outcome
     from steelyard.selection.publish import choose
     from steelyard.selection.select import read_scorecards
     from steelyard.store import read_text

@@ -6,7 +6,7 @@ from steelyard.evaluation.answers import SplitOutputs
 from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import METRICS
-from steelyard.selection.classes import class_rates, confused
+from steelyard.report.classes import class_rates, confused
 
 
 def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationMetrics) -> None:

@@ -225,7 +225,7 @@ def _add_replay(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from steelyard.selection.outcome import replay
+    from steelyard.report.outcome import replay
 
     differences = replay(options.folder)
     print("\n".join(differences) or "the same choice, with the same figures")
@@ -244,7 +244,7 @@ def _add_report(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _report(options: argparse.Namespace) -> int:
-    from steelyard.selection.outcome import renew_report
+    from steelyard.report.outcome import renew_report
 
     print(renew_report(options.folder))
     return WINNER

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steelyard.contract import Contract
 from steelyard.errors import InputError
-from steelyard.selection.outcome import write_outcome
+from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
 from steelyard.selection.select import read_scorecards
 from steelyard.selection.selection import Selection

@@ -19,7 +19,7 @@ def test_the_import_rules_of_the_house_hold() -> None:
     "modules",
     [
         "steelyard",
-        "steelyard.selection.select, steelyard.selection.outcome",
+        "steelyard.selection.select, steelyard.report.outcome",
         "steelyard.selection.pack, steelyard.tracking.tracking",
         "components.cluster.deployment",
         "serving.predictor.model",

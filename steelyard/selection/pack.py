@@ -12,7 +12,7 @@ from steelyard.data.dataset import Split as DataSplit
 from steelyard.drift.calibration import build_profile
 from steelyard.drift.samples import Samples, image_statistics
 from steelyard.evaluation.scorecard import Scorecard
-from steelyard.selection.model_card import model_card
+from steelyard.report.model_card import model_card
 from steelyard.selection.selection import Selection
 from steelyard.smoke_test import IMAGES as SMOKE_IMAGES
 from steelyard.smoke_test import SmokeTest

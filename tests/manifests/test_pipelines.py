@@ -28,7 +28,8 @@ def steps(file: Path) -> Iterator[tuple[str, Object, Object]]:
     pipeline, platform = yaml.safe_load_all(file.read_text("utf-8"))
     added = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, executor in pipeline["deploymentSpec"]["executors"].items():
-        yield name, executor["container"], added.get(name, {})
+        if "container" in executor:  # an importer has none
+            yield name, executor["container"], added.get(name, {})
 
 
 def pod(name: str, container: Object, added: Object) -> Object:

@@ -17,7 +17,7 @@ from steelyard.data.dataset import SPLITS, Dataset, Quarantined
 from steelyard.data.images import Images
 from steelyard.data.pictures import colour
 from tests.steelyard.data.pictures import class_folders, noise, prepared, save, smooth
-from tests.steelyard.selection.test_report import Page
+from tests.steelyard.report.test_report import Page
 
 LABEL = "<b>&\"'<script>"
 MASKS = {"classes": {"ground": 0, "road": 1}, "ignore": 255}

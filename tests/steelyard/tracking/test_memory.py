@@ -16,7 +16,7 @@ from steelyard.evaluation.latency import with_times
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.evaluation.times import Times
 from steelyard.params import Candidate
-from steelyard.selection.outcome import write_outcome
+from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
 from steelyard.tracking.memory import Field, field_of, the_field
 from steelyard.tracking.tracking import Tracking

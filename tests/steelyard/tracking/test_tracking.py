@@ -30,7 +30,7 @@ from steelyard.evaluation.evaluate import evaluate
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.params import Candidate
-from steelyard.selection.outcome import write_outcome
+from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
 from steelyard.selection.select import select
 from steelyard.smoke_test import SmokeTest, SmokeTestFailed

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from steelyard.contract import Contract
 from steelyard.evaluation.measurement import Measurement
 from steelyard.metrics import metric
-from steelyard.selection.reasons import formulas
+from steelyard.report.reasons import formulas
 from steelyard.selection.selection import Cost, Selection
 from steelyard.selection.why import percent, sensitivity, value
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from steelyard.artifact import new_folder
 from steelyard.contract import Contract
 from steelyard.evaluation.scorecard import Scorecard
+from steelyard.report.report import write_report
+from steelyard.report.summary import summary
 from steelyard.selection.publish import choose
-from steelyard.selection.report import write_report
 from steelyard.selection.select import read_scorecards
 from steelyard.selection.selection import Selection
-from steelyard.selection.summary import summary
 
 
 def write_outcome(selection: Selection, scorecards: Sequence[Scorecard], folder: Path) -> None:

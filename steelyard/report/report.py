@@ -19,7 +19,7 @@ from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import METRICS, metric
 from steelyard.page import NARROW_SPACE, environment
-from steelyard.selection.charts import (
+from steelyard.report.charts import (
     Curves,
     Matrix,
     Panel,
@@ -31,10 +31,10 @@ from steelyard.selection.charts import (
     roc,
     training_curves,
 )
-from steelyard.selection.classes import ClassRates, class_rates, confused
-from steelyard.selection.pareto import pareto
+from steelyard.report.classes import ClassRates, class_rates, confused
+from steelyard.report.pareto import pareto
+from steelyard.report.reasons import formulas, misses, needs, turning_points, weight_space
 from steelyard.selection.publish import ALWAYS
-from steelyard.selection.reasons import formulas, misses, needs, turning_points, weight_space
 from steelyard.selection.selection import Selection
 from steelyard.selection.why import preferred, sensitivity
 

@@ -14,7 +14,7 @@ from steelyard.evaluation.answers import MaskCounts
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
 from steelyard.evaluation.times import Times
-from steelyard.selection.outcome import write_outcome
+from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
 from steelyard.selection.select import read_scorecards, select
 from tests.steelyard.selection.selection_kit import DATA, card, changed, contract, with_answers, written

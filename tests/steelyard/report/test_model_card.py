@@ -10,7 +10,7 @@ from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
 from steelyard.evaluation.evaluate import evaluate
 from steelyard.evaluation.scorecard import Scorecard
-from steelyard.selection.model_card import model_card
+from steelyard.report.model_card import model_card
 from steelyard.selection.publish import choose
 from steelyard.selection.selection import Selection
 

@@ -12,8 +12,8 @@ from steelyard.data.dataset import Dataset
 from steelyard.evaluation.bounds import measure_quality
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard
+from steelyard.report.summary import published, table
 from steelyard.selection.selection import Selection
-from steelyard.selection.summary import published, table
 from steelyard.selection.why import sensitivity
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
 from steelyard.metrics import metric
+from steelyard.report.summary import summary, table
 from steelyard.selection.publish import choose
 from steelyard.selection.selection import Selection
-from steelyard.selection.summary import summary, table
 
 ACME = """
 client: acme

@@ -23,9 +23,9 @@ from steelyard.evaluation.mistakes import Mistakes
 from steelyard.evaluation.scorecard import Hardware, Scorecard, ScorecardIndex
 from steelyard.evaluation.times import Times
 from steelyard.metrics import metric
-from steelyard.selection.charts import LEFT, RIGHT, TOP, Panel, confusion_matrix, panel, reliability, training_curves
+from steelyard.report.charts import LEFT, RIGHT, TOP, Panel, confusion_matrix, panel, reliability, training_curves
+from steelyard.report.report import write_report
 from steelyard.selection.publish import choose
-from steelyard.selection.report import write_report
 from steelyard.selection.select import read_scorecards
 from steelyard.selection.selection import Selection
 from steelyard.selection.why import percent as narrow_percent

@@ -1,0 +1,1 @@
+"""Selection -> what people read of it: the report, its summary, the model card."""
