@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Scale = Literal["linear", "log"]
@@ -66,6 +67,7 @@ _PER_CLASS_NAME = re.compile(r"(\w+)\[(.+)\]")
 _TOP_K_NAME = re.compile(r"top_([2-9]|[1-9]\d{1,3})_accuracy")
 
 
+@cache
 def metric(name: str) -> Metric:
     """Return how `name` is read; per-class metrics are written `recall[CLASS]`, and `top_5_accuracy` takes any number.
 
@@ -77,6 +79,7 @@ def metric(name: str) -> Metric:
     return _HIT_RATE if _TOP_K_NAME.fullmatch(name) else METRICS[name]
 
 
+@cache
 def is_known(name: str) -> bool:
     """Whether there is such a metric."""
     match = _PER_CLASS_NAME.fullmatch(name)
