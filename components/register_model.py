@@ -17,7 +17,7 @@ def register_model(
     from steelyard.bundle import ModelBundle
     from steelyard.data.dataset import Dataset as PreparedDataset
     from steelyard.evaluation.scorecard import Scorecard
-    from steelyard.selection.pack import pack
+    from steelyard.packing import pack
     from steelyard.selection.selection import Selection
 
     with task() as runtime:

@@ -8,11 +8,14 @@ from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import METRICS
 from steelyard.report.classes import class_rates, confused
 
+MOST_CLASSES = 100  # in a confusion matrix: the backend takes 4 MB of metadata
+
 
 def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationMetrics) -> None:
     """Log what was measured on validation with its bounds, the confusion matrix, and the ROC of the weakest class.
 
-    The matrix is of images or, for masks, of pixels. Bounds are those of whole metrics: classes may be many.
+    The matrix is of images or, for masks, of pixels; there is none of more than 100 classes. Bounds are those of whole
+    metrics: classes may be many.
     """
     index = scorecard.index
     if index.failure:
@@ -26,7 +29,8 @@ def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationM
     if answers is None:
         return
     counts_CC = confused(answers)
-    classification.log_confusion_matrix(list(index.classes), counts_CC.tolist())
+    if len(index.classes) <= MOST_CLASSES:
+        classification.log_confusion_matrix(list(index.classes), counts_CC.tolist())
     if isinstance(answers, SplitOutputs) and (curves := roc_curves(answers, index.classes)):
         curve = next(curves[rates.name] for rates in class_rates(counts_CC, index.classes) if rates.name in curves)
         classification.log_roc_curve(

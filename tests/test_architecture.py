@@ -20,7 +20,7 @@ def test_the_import_rules_of_the_house_hold() -> None:
     [
         "steelyard",
         "steelyard.selection.select, steelyard.report.outcome",
-        "steelyard.selection.pack, steelyard.tracking.tracking",
+        "steelyard.packing, steelyard.tracking.tracking",
         "components.cluster.deployment",
         "serving.predictor.model",
         "serving.drift_detector.worker",

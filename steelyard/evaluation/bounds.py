@@ -1,6 +1,7 @@
 """One-sided 95 % bounds of quality metrics, on the side that is unfavourable to the candidate."""
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,10 @@ def measure_quality(
         seed: of the draws behind the bounds of sums.
     """
     values = quality(answers, classes, np.ones((1, len(answers.labels_N))), names)
-    matrix = confusion(answers) if isinstance(answers, SplitOutputs) else None
+    counts = _count(answers) if isinstance(answers, SplitOutputs) else None
     measured = {}
     for name in names:
-        value, bound = float(values[name][0]), _bound(name, answers, matrix, classes, seed)
+        value, bound = float(values[name][0]), _bound(name, answers, counts, classes, seed)
         bound = min(bound, value) if metric(name).higher_is_better else max(bound, value)  # rounding may swap them
         measured[name] = Measurement(value=value, bound=bound, unit=metric(name).unit)
     return measured
@@ -61,8 +62,21 @@ def proportion_bound(hits: int, of: int, upper: bool, level: float = LEVEL) -> f
     return 0.0 if hits <= 0 else float(beta.ppf(1 - level, hits, of - hits + 1))
 
 
-def _bound(name: str, answers: Answers, matrix: NDArray[np.int64] | None, classes: Sequence[str], seed: int) -> float:
-    if isinstance(answers, MaskCounts) or matrix is None or name == "expected_calibration_error":
+class _Counts(NamedTuple):
+    """Images of each class: answered rightly, all, and taken for it."""
+
+    hits_C: NDArray[np.int64]
+    actual_C: NDArray[np.int64]
+    predicted_C: NDArray[np.int64]
+
+
+def _count(outputs: SplitOutputs) -> _Counts:
+    matrix = confusion(outputs)
+    return _Counts(matrix.diagonal(), matrix.sum(1), matrix.sum(0))
+
+
+def _bound(name: str, answers: Answers, counts: _Counts | None, classes: Sequence[str], seed: int) -> float:
+    if isinstance(answers, MaskCounts) or counts is None or name == "expected_calibration_error":
         return _jackknife_bound(name, answers, classes, seed)
     if name in _SUMS:
         random = np.random.default_rng(seed)
@@ -71,13 +85,13 @@ def _bound(name: str, answers: Answers, matrix: NDArray[np.int64] | None, classe
     if rank := rank_of(name):
         top = contributions(answers, [name]).overall[f"top_{rank}_accuracy"]
         return proportion_bound(int(top.sum()), len(top), upper=False)
-    return _exact(name, matrix, classes)
+    return _exact(name, counts, classes)
 
 
-def _exact(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> float:
-    hits_C, actual_C, predicted_C = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+def _exact(name: str, counts: _Counts, classes: Sequence[str]) -> float:
+    hits_C, actual_C, predicted_C = counts
     if name == "accuracy":
-        return proportion_bound(int(hits_C.sum()), int(matrix.sum()), upper=False)
+        return proportion_bound(int(hits_C.sum()), int(actual_C.sum()), upper=False)
     if name == "worst_class_recall":
         counted = zip(hits_C.tolist(), actual_C.tolist(), strict=True)
         return min(proportion_bound(hits, actual, upper=False) for hits, actual in counted)
@@ -86,7 +100,7 @@ def _exact(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> floa
     if name.startswith("f1"):
         return _f1_bound(hits, predicted, actual)
     if name.startswith("false_positive_rate"):
-        return proportion_bound(predicted - hits, int(matrix.sum()) - actual, upper=True)
+        return proportion_bound(predicted - hits, int(actual_C.sum()) - actual, upper=True)
     return proportion_bound(hits, actual if name.startswith("recall") else predicted, upper=False)
 
 

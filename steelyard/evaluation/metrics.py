@@ -69,10 +69,13 @@ def quality(
         own: 0 there, and macro means leave a class without images out (as scikit-learn does with `zero_division`).
     """
     made = contributions(answers, names)
-    members_NC = np.eye(len(classes))[answers.labels_N]
+
+    def of_each_class(weights_BN: NDArray[np.floating]) -> Floats:
+        return np.stack([np.bincount(answers.labels_N, weights_N, len(classes)) for weights_N in weights_BN])
+
     sums = Sums(
-        images_BC=weights_BN @ members_NC,
-        by_class={key: weights_BN @ (members_NC * column_N[:, None]) for key, column_N in made.by_class.items()},
+        images_BC=of_each_class(weights_BN),
+        by_class={key: of_each_class(weights_BN * column_N) for key, column_N in made.by_class.items()},
         overall={key: weights_BN @ column_NJ for key, column_NJ in made.overall.items()},
     )
     return {name: combine(name, sums, classes) for name in names}

@@ -29,7 +29,7 @@ def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection, scor
 
     Args:
         bundle: the winner.
-        dataset: on which it was trained and measured.
+        dataset: whose validation and test splits it was measured on.
         selection: that chose it.
         scorecard: the winner's; its answers on test give the results by class.
     """
@@ -39,7 +39,7 @@ def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection, scor
         "Intended use": f"Made for {selection.client}: {bundle.index.task} of images like those of "
         f"{dataset.index.source} into {len(bundle.index.classes)} classes ({', '.join(bundle.index.classes)}). "
         "Anything else was not measured, and the model has no class for what belongs to none of these.",
-        "Data": _data(dataset),
+        "Data": _data(bundle, dataset),
         "Evaluation": "On the test split, which took no part in training or choice. Bounds are one-sided, at 95 %.\n\n"
         + (published(selection) if selection.test else "No test figures are known."),
         "Results by class": _class_table(by_class, bundle.index.task),
@@ -71,7 +71,7 @@ def _settings(chosen: dict[str, object]) -> str:
     return ", ".join(f"{name} {json.dumps(setting)}" for name, setting in chosen.items() if setting is not None)
 
 
-def _data(dataset: Dataset) -> str:
+def _data(bundle: ModelBundle, dataset: Dataset) -> str:
     index = dataset.index
     images = ", ".join(f"{count:,} {split}" for split, count in index.images.items())
     lines = [
@@ -80,6 +80,11 @@ def _data(dataset: Dataset) -> str:
         f"images under several labels: {index.conflicting_labels:,}; unreadable files: {len(index.quarantined):,}",
         *(f"- {warning}" for warning in index.warnings),
     ]
+    if bundle.index.dataset.content_digest != index.content_digest:
+        lines.append(
+            "- The model learnt from another train split than this one "
+            f"(content {bundle.index.dataset.content_digest}); validation and test are the same"
+        )
     return "\n".join(lines)
 
 

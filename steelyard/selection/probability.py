@@ -20,8 +20,8 @@ def probability_best(utilities_K: Floats, covariance_KK: Floats, seed: int) -> F
     common mean has a flat prior; the spread one that is flat on a logarithmic scale from 0.1 to 20.
 
     How often claims are right is measured in benchmarks/selection.py. Where only three candidates lie half a standard
-    error apart they overclaim: three figures cannot tell such a spread from a larger one, whatever the prior. So they
-    do where a few candidates lie far below the others, whose spread then looks larger than it is.
+    error apart they overclaim: three figures hardly tell such a spread from a larger one. So they do where a few
+    candidates lie far below the others, whose spread then looks larger than it is.
 
     Args:
         utilities_K: observed.

@@ -13,7 +13,7 @@ from steelyard.evaluation.times import THROUGHPUT, TIMED, Times, time_metric
 from steelyard.selection.utility import IMAGES_PER_DOLLAR, images_per_dollar
 
 RESAMPLES = 2000
-CHUNK = 2**22  # weights at a time: 16 MiB
+CHUNK = 2**22  # weights, or sums within classes, at a time: 16 MiB
 WIDEST = 2**24  # numbers of all candidates' contributions at a time: 64 MiB
 _SHARES = np.cumsum([exp(-1) / factorial(draws) for draws in range(9)])
 _POISSON = np.searchsorted(_SHARES, (np.arange(2**16) + 0.5) / 2**16).astype(np.float32)  # by 16 random bits
@@ -56,7 +56,8 @@ def resample_times(
 ) -> dict[str, NDArray[np.floating]]:
     """Return for each timed metric its values (resamples, candidates).
 
-    Whole rounds are drawn, the same ones for all candidates, as what disturbs one answer disturbs the next.
+    Whole rounds are drawn, the same ones for all candidates, as what disturbs one answer disturbs the next. Of how much
+    the pace changes from one session of timing to another, which remembered times come from, the draws say nothing.
     """
     values: dict[str, list[Floats]] = {name: [] for name in names}
     drawn: dict[int, Columns] = {}
@@ -86,12 +87,14 @@ def _resample(
     overall = {key: np.concatenate([one.overall[key][order_N] for one in group], 1) for key in group[0].overall}
     values = {name: np.empty((RESAMPLES, len(group)), np.float32) for name in names}
     start = 0
-    for weights_BN in _weights(images, seed):
-        rows = slice(start, start + len(weights_BN))
-        start = rows.stop
-        for position, sums in enumerate(_sums(weights_BN, ends_C, by_class, overall, len(group))):
-            for name in names:
-                values[name][rows, position] = combine(name, sums, classes)
+    step = max(1, CHUNK // (len(classes) * len(group)))
+    for drawn_BN in _weights(images, seed):
+        for weights_BN in (drawn_BN[row : row + step] for row in range(0, len(drawn_BN), step)):
+            rows = slice(start, start + len(weights_BN))
+            start = rows.stop
+            for position, sums in enumerate(_sums(weights_BN, ends_C, by_class, overall, len(group))):
+                for name in names:
+                    values[name][rows, position] = combine(name, sums, classes)
     return values
 
 

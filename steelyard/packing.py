@@ -36,7 +36,8 @@ def pack(
 
     Args:
         winner: the bundle that was chosen.
-        dataset: on which it was trained and measured.
+        dataset: whose validation and test splits it was measured on; a remembered model may have learnt from another
+            train split.
         selection: that chose it.
         folder: where the packed bundle goes.
         scorecard: the winner's, for the model card's results by class.
