@@ -57,7 +57,8 @@ def decide(
     p_best_K, loss_bounds_K = None, None
     if utilities_BK is not None:
         p_best_K = probability_best(utilities_K, np.atleast_2d(np.cov(utilities_BK, rowvar=False)), seed)
-        loss_bounds_K = np.quantile(utilities_BK[:, [leader]] - utilities_BK, LEVEL, axis=0)
+        rank = int(LEVEL * len(utilities_BK))
+        loss_bounds_K = np.partition(utilities_BK[:, [leader]] - utilities_BK, rank, axis=0)[rank]
     return Decision(
         winner=winner,
         leader=leader,

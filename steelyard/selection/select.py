@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from steelyard.contract import Contract
 from steelyard.errors import ArtifactError, InputError, MetricNotMeasured
@@ -55,7 +56,8 @@ def select(
     ranking: tuple[Ranked, ...] = ()
     winner = None
     if eligible:
-        decision = _decide(eligible, contract, seed, champion)
+        with threadpool_limits(1, "blas"):  # products so small gain less from threads than these spin away
+            decision = _decide(eligible, contract, seed, champion)
         ranking = _ranking(eligible, contract, decision)
         winner = eligible[decision.winner].scorecard
     chosen = next((ranked for ranked in ranking if winner and ranked.candidate == winner.candidate), None)
