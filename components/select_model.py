@@ -38,11 +38,7 @@ def select_model(
     with task() as runtime:
         scorecards = read_scorecards([Path(measured.path)])
         wanted = Contract.from_yaml(read_text(contract, runtime.store))
-        serving = runtime.tracking.champion(wanted.client)
-        champion = next((card.candidate for card in scorecards if card.index.run_key == serving), None)
-        if serving and not champion:
-            runtime.tell("the model that serves now was measured on other images: it takes no part")
-        chosen = choose(scorecards, wanted, champion=champion)
+        chosen = choose(scorecards, wanted, serving=runtime.tracking.champion(wanted.client))
         write_outcome(chosen, scorecards, Path(selection.path))
         for name, page in (("report.html", report), ("summary.md", summary)):
             shutil.copyfile(Path(selection.path) / name, page.path)

@@ -40,9 +40,7 @@ def select_from_memory(memory: str, field: str, contract: Contract, seed: int, o
     known = chosen.hardware_classes
     hardware = contract.hardware_class or (known[0] if len(known) == 1 else hardware_class())
     scorecards = remembered.recall(chosen.digest, hardware)
-    serving = tracking.champion(contract.client)
-    champion = next((card.candidate for card in scorecards if card.index.run_key == serving), None)
-    selection = choose(scorecards, contract, seed, champion)
+    selection = choose(scorecards, contract, seed, tracking.champion(contract.client))
     write_outcome(selection, scorecards, output)
     tracking.record_selection(selection, output)
     return selection

@@ -89,6 +89,14 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
         raise ArtifactError(f"{file}: is damaged: {error or type(error).__name__}") from None
 
 
+def link_or_copy(file: Path, other: Path) -> None:
+    """Give a file that nobody writes to again a second name, or a copy where the file system has no such links."""
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` once the block has ended well."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from steelyard.artifact import link_or_copy
 from steelyard.data.catalog import Catalog, settings_of
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.shards import read_shards
@@ -84,7 +85,7 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
     known = ("thumbs.npy", "facts.npy", "counts.npy")
     for name in (*known, *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
         if (dataset.folder / name).exists():
-            _share(dataset.folder / name, partial / name)
+            link_or_copy(dataset.folder / name, partial / name)
     if dataset.index.layout == "shards":
         classes = len(dataset.index.classes) if dataset.index.task == "segmentation" else 0
         pixels = Pixels(partial, dataset.index.image_shape, classes)
@@ -99,13 +100,6 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
         catalog.sql("UPDATE items SET row = NULL WHERE split IS NULL OR id NOT IN (SELECT id FROM kept)")
         catalog.close()
     copy.rename(partial / CATALOG)
-
-
-def _share(file: Path, other: Path) -> None:
-    try:
-        os.link(file, other)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, other)
 
 
 def _replace(folder: Path, partial: Path) -> None:

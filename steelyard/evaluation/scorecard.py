@@ -1,6 +1,5 @@
 """Scorecard: what was measured of one candidate, or why nothing could be."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from steelyard.artifact import CandidateName, Index, Record, new_folder
+from steelyard.artifact import CandidateName, Index, Record, link_or_copy, new_folder
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.answers import SPLITS, Answers, Split, read_answers, write_answers
@@ -103,11 +102,11 @@ class Scorecard:
                 if split in self.answers:
                     write_answers(self.answers[split], partial / f"{split}.npz")
                 elif self.folder is not None and (self.folder / f"{split}.npz").exists():
-                    shutil.copyfile(self.folder / f"{split}.npz", partial / f"{split}.npz")
+                    link_or_copy(self.folder / f"{split}.npz", partial / f"{split}.npz")
             if self.mistakes:
                 self.mistakes.write(partial / MISTAKES)
             elif self.folder is not None and (self.folder / MISTAKES).exists():
-                shutil.copyfile(self.folder / MISTAKES, partial / MISTAKES)
+                link_or_copy(self.folder / MISTAKES, partial / MISTAKES)
             if self.times:
                 self.times.write(partial / "times.npz")
             self.index.write(partial / "scorecard.json")

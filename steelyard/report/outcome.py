@@ -32,7 +32,7 @@ def replay(folder: Path) -> list[str]:
     """
     before = Selection.read(folder / "selection.json")
     scorecards = read_scorecards([folder / "scorecards"])
-    again = choose(scorecards, Contract.model_validate(before.contract), before.seed, before.champion)
+    again = choose(scorecards, Contract.model_validate(before.contract), before.seed, before.serving)
     return list(_differences("", before.model_dump(mode="json"), again.model_dump(mode="json")))
 
 

@@ -17,11 +17,9 @@ log = logging.getLogger(__name__)
 ALWAYS = {"classification": "accuracy", "segmentation": "mean_iou"}  # published whether or not the contract names it
 
 
-def choose(
-    scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, champion: str | None = None
-) -> Selection:
+def choose(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, serving: str | None = None) -> Selection:
     """Select, examine how robust the choice is, and publish the winner's test figures; see `select`."""
-    selection = select(scorecards, contract, seed, champion)
+    selection = select(scorecards, contract, seed, serving)
     selection = selection.model_copy(update={"robustness": robustness(selection)})
     winner = next((card for card in scorecards if card.candidate == selection.winner), None)
     return publish(selection, winner) if winner else selection

@@ -23,14 +23,12 @@ from steelyard.selection.resampling import RESAMPLED_TIMES, RESAMPLES, resample_
 from steelyard.selection.rivals import other_formulas
 from steelyard.selection.selection import Cost, Ranked, Rejected, Selection, Violation
 from steelyard.selection.utility import desirability, weight_shares
-from steelyard.selection.why import in_words, why_nobody, why_this_one
+from steelyard.selection.why import TOOK_NO_PART, in_words, why_nobody, why_this_one
 
 FEWEST_ROUNDS = 30  # that say how far times vary
 
 
-def select(
-    scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, champion: str | None = None
-) -> Selection:
+def select(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, serving: str | None = None) -> Selection:
     """Name the candidate that serves this client best, or nobody.
 
     A candidate is eligible if the 95 % bound of each metric with a `must` meets it. Eligible candidates are ranked by
@@ -41,7 +39,7 @@ def select(
         scorecards: of one task, one list of classes and one evaluation split; failed ones are listed as rejected.
         contract: what the client needs.
         seed: of the resampling that says how sure the ranking is.
-        champion: the candidate that serves this client now, if it is among them.
+        serving: run key of the model that serves this client now; it is the champion if it is among them.
 
     Raises:
         MetricNotMeasured: no scorecard has a metric that the contract names.
@@ -52,6 +50,7 @@ def select(
     _refuse_incomparable(scorecards)
     _refuse_unjudgeable(scorecards, contract)
     eligible, rejected = _admit(scorecards, contract)
+    champion = next((card.candidate for card in scorecards if serving and card.index.run_key == serving), None)
     shares = weight_shares(contract)
     ranking: tuple[Ranked, ...] = ()
     winner = None
@@ -61,12 +60,14 @@ def select(
         ranking = _ranking(eligible, contract, decision)
         winner = eligible[decision.winner].scorecard
     chosen = next((ranked for ranked in ranking if winner and ranked.candidate == winner.candidate), None)
+    why = why_this_one(chosen, ranking, contract, champion) if chosen else why_nobody(rejected, contract)
     return Selection(
         client=contract.client,
         winner=winner.candidate if winner else None,
-        why=why_this_one(chosen, ranking, contract, champion) if chosen else why_nobody(rejected, contract),
+        why=why + (TOOK_NO_PART if serving and not champion else ""),
         utility=chosen.utility if chosen else None,
         winner_run_key=winner.index.run_key if winner else None,
+        serving=serving,
         champion=champion,
         epsilon=contract.epsilon,
         weights=shares,

@@ -91,7 +91,8 @@ class Selection(Index):
     why: str
     utility: float | None
     winner_run_key: str | None
-    champion: str | None = None
+    serving: str | None = None  # run key of the model that serves the client now
+    champion: str | None = None  # its name, if it took part
     epsilon: float
     weights: dict[str, float]
     ranking: tuple[Ranked, ...]

@@ -7,6 +7,8 @@ from steelyard.metrics import metric
 from steelyard.page import NARROW_SPACE
 from steelyard.selection.selection import Cost, Flip, Ranked, Rejected, Robustness, Selection, Violation
 
+TOOK_NO_PART = " The model that serves now is not among those measured on these images and took no part."
+
 
 def why_this_one(chosen: Ranked, ranking: Sequence[Ranked], contract: Contract, champion: str | None) -> str:
     """Say why the winner won."""

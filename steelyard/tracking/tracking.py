@@ -165,7 +165,7 @@ class Tracking:
             log_measurements(self._client, run_id, "test", selection.test)
             if selection.utility is not None:
                 self._client.log_metric(run_id, "utility", selection.utility)
-            for name in ("selection.json", "report.html"):
+            for name in ("selection.json", "report.html", "summary.md"):
                 self._client.log_artifact(run_id, str(folder / name))
 
     def register(self, client: str, bundle: ModelBundle, storage_uri: str = "") -> int:

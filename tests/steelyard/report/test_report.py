@@ -88,6 +88,7 @@ def bare(name: str, accuracy: float = 0.95, latency_ms: float = 1.0, **more: obj
     index = ScorecardIndex.model_validate(
         {
             "candidate": name,
+            "run_key": f"key of {name}",
             "task": "classification",
             "dataset": DatasetRef(content_digest="c" * 64, split_digest="5" * 64),
             "validation": {"accuracy": exactly("accuracy", accuracy, accuracy - 0.01)},
@@ -127,7 +128,6 @@ def full(
         name,
         latency_ms=latency_ms,
         classes=classes,
-        run_key="ab" * 32,
         validation=measure_quality(given["validation"], classes, names),
         hardware=Hardware(hardware_class="one thread", rounds=40, images_per_round=25),
         history=tuple(epoch(number + 1, loss=2.0 / (number + 1)) for number in range(epochs)),
@@ -161,7 +161,7 @@ def epoch(number: int, loss: float) -> Epoch:
 
 
 def choice(*scorecards: Scorecard, contract: str = ACME, champion: str | None = None) -> Selection:
-    return choose(scorecards, Contract.from_yaml(contract), champion=champion)
+    return choose(scorecards, Contract.from_yaml(contract), serving=champion and f"key of {champion}")
 
 
 def report(folder: Path, *scorecards: Scorecard, contract: str = ACME, champion: str | None = None) -> Page:

@@ -25,6 +25,7 @@ def card(name: str, accuracy: float, latency_ms: float, test: float = 0.94) -> S
 
     index = ScorecardIndex(
         candidate=name,
+        run_key=f"key of {name}",
         task="classification",
         dataset=DatasetRef(content_digest="c", split_digest="s"),
         validation={"accuracy": exactly("accuracy", accuracy)},
@@ -35,7 +36,7 @@ def card(name: str, accuracy: float, latency_ms: float, test: float = 0.94) -> S
 
 
 def chosen(*cards: Scorecard, champion: str | None = None) -> Selection:
-    return choose(cards, Contract.from_yaml(ACME), champion=champion)
+    return choose(cards, Contract.from_yaml(ACME), serving=champion and f"key of {champion}")
 
 
 def test_it_has_the_figures_of_the_report() -> None:

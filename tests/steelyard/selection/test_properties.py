@@ -38,7 +38,7 @@ class Field:
         return [card(name, **values) for name, values in self.values.items()]
 
     def select(self, champion: str | None = None) -> Selection:
-        return select(self.cards, self.contract, champion=champion)
+        return select(self.cards, self.contract, serving=champion and f"key of {champion}")
 
     def having(self, name: str, **values: float) -> "Field":
         """Return the same with a candidate that is new or changed."""

@@ -148,7 +148,7 @@ def test_what_is_not_listed_as_needed_could_not_have_made_it_win(field: Field) -
 
 def test_whom_only_the_champion_holds_back_needs_nothing() -> None:
     cards = [card("champion", accuracy=0.90, latency_p50_ms=2), card("better", accuracy=0.92, latency_p50_ms=2)]
-    found = robustness(select(cards, contract(epsilon=0.0, margin=0.5), champion="champion"))
+    found = robustness(select(cards, contract(epsilon=0.0, margin=0.5), serving="key of champion"))
     assert found is not None
     assert found.needed == {"champion": {}, "better": {}}
 

@@ -161,7 +161,7 @@ def test_a_choice_is_the_same_each_time_and_its_seed_moves_chances_only() -> Non
 def test_a_champion_is_replaced_only_beyond_the_switching_margin(margin: float, winner: str) -> None:
     champion = card("champion", accuracy=0.90, latency_p50_ms=2)
     better = card("better", accuracy=0.92, latency_p50_ms=2)  # worth 0.03 more
-    selection = select([champion, better], contract(epsilon=0.0, margin=margin), champion="champion")
+    selection = select([champion, better], contract(epsilon=0.0, margin=margin), serving="key of champion")
     assert (selection.winner, selection.champion) == (winner, "champion")
     assert not {r.candidate: r.tied for r in selection.ranking}["champion"]
     if winner == "champion":
@@ -172,7 +172,7 @@ def test_a_champion_is_replaced_only_beyond_the_switching_margin(margin: float, 
 def test_a_champion_that_leads_is_not_called_the_cheapest_where_it_is_not() -> None:
     champion = card("champion", accuracy=0.905, latency_p50_ms=3)
     thrifty = card("thrifty", accuracy=0.900, latency_p50_ms=2.9)
-    selection = select([champion, thrifty], contract(epsilon=0.02), champion="champion")
+    selection = select([champion, thrifty], contract(epsilon=0.02), serving="key of champion")
     assert selection.winner == "champion"
     assert "cheapest" not in selection.why
     assert "thrifty, which would be chosen otherwise, is cheaper but no better" in selection.why
@@ -183,8 +183,15 @@ def test_a_champion_that_is_not_eligible_has_no_right_to_stay() -> None:
     better = card("better", accuracy=0.92, latency_p50_ms=2)
     for gone in (changed(champion, failure="training: nan"), champion):
         wanted = contract(margin=0.5, accuracy=">= 0.91")
-        assert select([gone, better], wanted, champion="champion").winner == "better"
-    assert select([better], contract(margin=0.5), champion="long-gone").winner == "better"
+        assert select([gone, better], wanted, serving="key of champion").winner == "better"
+
+
+def test_a_model_that_serves_and_was_not_measured_here_is_spoken_of() -> None:
+    better = card("better", accuracy=0.92, latency_p50_ms=2)
+    selection = select([better], contract(margin=0.5), serving="key of long-gone")
+    assert (selection.winner, selection.champion, selection.serving) == ("better", None, "key of long-gone")
+    assert selection.why.endswith("is not among those measured on these images and took no part.")
+    assert "took no part" not in select([better], contract()).why
 
 
 def test_a_metric_without_weight_still_has_its_limit_and_counts_for_nothing() -> None:

@@ -95,7 +95,8 @@ def test_parameters_curves_and_measurements_are_tracked(
     tracking.record_selection(selection, tmp_path / "selection")
     client = MlflowClient(tracking_uri=tracking_uri)
     chosen, run = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
-    assert {item.path for item in client.list_artifacts(chosen.info.run_id)} == {"selection.json", "report.html"}
+    files = {item.path for item in client.list_artifacts(chosen.info.run_id)}
+    assert files == {"selection.json", "report.html", "summary.md"}
     assert chosen.data.tags["winner"] == trained.index.candidate
     assert chosen.data.metrics["test/accuracy"] == selection.test["accuracy"].value
     assert run.data.params["learning_rate"] == "0.01"
