@@ -6,6 +6,7 @@ from pathlib import Path
 
 from steelyard.contract import Contract
 from steelyard.errors import InputError
+from steelyard.metrics import metric
 from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
 from steelyard.selection.select import read_scorecards
@@ -39,6 +40,11 @@ def select_from_memory(memory: str, field: str, contract: Contract, seed: int, o
     chosen = the_field(remembered.fields(), field)
     known = chosen.hardware_classes
     hardware = contract.hardware_class or (known[0] if len(known) == 1 else hardware_class())
+    if hardware not in known and any(metric(name).timed for name in contract.metrics):
+        raise InputError(
+            f"no remembered model was timed on {hardware!r}; name one of these as the contract's hardware_class: "
+            + "; ".join(known)
+        )
     scorecards = remembered.recall(chosen.digest, hardware)
     selection = choose(scorecards, contract, seed, tracking.champion(contract.client))
     write_outcome(selection, scorecards, output)

@@ -94,6 +94,11 @@ def test_another_client_is_answered_from_memory_and_the_answer_can_be_replayed(
     selection = json.loads(answer.stdout)
     assert {one["candidate"] for one in selection["ranking"]} == {"one-layer", "small-cnn"}
     assert all(one["cost"]["dollars_per_million"] > 0 for one in selection["ranking"])
+    contract.write_text(contract.read_text() + "\nhardware_class: an abacus")
+    refused = _steelyard("select", "--contract", contract, "--output", out, "--memory", project)
+    assert refused.returncode == 2
+    assert "was timed on 'an abacus'; name one of these" in refused.stderr
+    assert selection["hardware_class"] in refused.stderr
     replayed = _steelyard("replay", out)
     assert (replayed.returncode, replayed.stdout) == (0, "the same choice, with the same figures\n")
     (out / "selection.json").write_text(json.dumps(selection | {"winner": "somebody"}))
