@@ -39,7 +39,7 @@ def test_a_candidate_survives_the_way_through_a_pipeline_where_every_number_is_a
         ("epochs: 12", "epochs: -1", r"training\.epochs: .*greater than or equal to 1"),
         ("learning_rate: 1e-3", "learning_rate: .nan", r"training\.learning_rate: .*finite"),
         ("{source: digits, image_size: 16}", "{source: digits, image_size: 16, split: {train: 0.9}}", "sum to 1"),
-        ("arch: resnet18, ", "", r"candidates\.resnet18: give either layers or arch"),
+        ("arch: resnet18, ", "", r"candidates\.resnet18: give one of layers, arch and unet"),
         ("arch: resnet18", "name: x, arch: resnet18", r"candidates\.resnet18\.name: unknown key"),
         ("resnet18: {", "Res Net: {", r"candidates\.Res Net\.name: a candidate's name has"),
         ("task: classification", "task: clasification", r"task: input should be 'classification'"),
