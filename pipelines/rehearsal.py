@@ -83,7 +83,7 @@ def _batches(images_NHWC: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.u
 def _offline(bundle: ModelBundle, images_NHWC: NDArray[np.uint8]) -> Truth:
     if bundle.index.task == "segmentation":
         return bundle.segment(images_NHWC).masks_NHW
-    return np.argmax(bundle.predict_all(images_NHWC).probabilities_NC, 1)
+    return np.asarray(bundle.predict_all(images_NHWC).probabilities_NC.argmax(1))
 
 
 def _ask(pod: Pod, bundle: ModelBundle, number: int, images_NHWC: NDArray[np.uint8]) -> Truth:

@@ -151,7 +151,8 @@ class _Run:
         )
 
     def _epoch(self, number: int, progress: Progress) -> Epoch:
-        rate, started, before = self._learner.learning_rate(self._step), time.monotonic(), self._sums.seconds
+        rate = self._learner.learning_rate(self._step - self._sums.batches)
+        started, before = time.monotonic(), self._sums.seconds
         self._learner.begin(number)
         for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
             self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
