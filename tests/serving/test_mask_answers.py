@@ -18,6 +18,7 @@ from serving_kit import CLASSES, SHAPE, Running, b64, noise, png, predictor, wri
 
 from steelyard.bundle import ModelBundle
 from steelyard.smoke_test import SmokeTest, SmokeTestFailed
+from steelyard.tracking.packaging import save_pyfunc
 
 V1, V2 = "/v1/models/tiny:predict", "/v2/models/tiny/infer"
 IMAGES = noise(3)
@@ -117,3 +118,16 @@ def test_large_images_are_answered_few_at_a_time_and_alike(
     np.testing.assert_array_equal(parts.masks_NHW, whole.masks_NHW)
     np.testing.assert_allclose(parts.outputs.probabilities_NC, whole.outputs.probabilities_NC, rtol=1e-6)
     np.testing.assert_allclose(whole.outputs.probabilities_NC.sum(1), 1, rtol=1e-6)
+
+
+def test_the_registered_model_answers_with_masks_from_mlflow_alone(
+    bundle: ModelBundle, expected_NHW: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+    import pandas as pd
+
+    save_pyfunc(bundle, tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    answers = model.predict(pd.DataFrame({"image": [png(image_HWC) for image_HWC in IMAGES]}))
+    masks_NHW = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in answers["mask"]])
+    np.testing.assert_array_equal(masks_NHW, expected_NHW)
