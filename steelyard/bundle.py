@@ -37,6 +37,13 @@ class Epoch(Record):
     seconds: float
     images_per_s: float = 0
 
+    @property
+    def chief(self) -> tuple[str, float]:
+        """The figure of validation that is told of an epoch, with its name."""
+        if self.validation_mean_iou is not None:
+            return "mean IoU", self.validation_mean_iou
+        return "accuracy", self.validation_accuracy
+
 
 class BundleIndex(Index):
     """bundle.json."""

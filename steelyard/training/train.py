@@ -241,7 +241,7 @@ class _Run:
             loss, hits, counted, weight = self._sums.figures.tolist()
             facts.append(f"loss {loss / weight:.3f}, accuracy {hits / max(counted, 1):.3f}")
         if self._history:
-            facts.append(_validated(self._history[-1]))
+            facts.append("validation {} {:.3f}".format(*self._history[-1].chief))
         if self._device.type == "cuda":
             facts.append(f"GPU memory {torch.cuda.memory_allocated(self._device) / 2**20:.0f} MiB")
         return ", ".join(facts)
@@ -290,13 +290,11 @@ def _blame(recipe: Training) -> Iterator[None]:
 
 
 def _sentence(epoch: Epoch, epochs: int) -> str:
-    return f"epoch {epoch.epoch} of {epochs}, loss {epoch.train_loss:.3f}, {_validated(epoch)}, {epoch.seconds:.1f} s"
-
-
-def _validated(epoch: Epoch) -> str:
-    if epoch.validation_mean_iou is not None:
-        return f"validation mean IoU {epoch.validation_mean_iou:.3f}"
-    return f"validation accuracy {epoch.validation_accuracy:.3f}"
+    name, value = epoch.chief
+    return (
+        f"epoch {epoch.epoch} of {epochs}, loss {epoch.train_loss:.3f}, "
+        f"validation {name} {value:.3f}, {epoch.seconds:.1f} s"
+    )
 
 
 def _first_line(error: Exception) -> str:
