@@ -32,10 +32,10 @@ def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0) -> dict[str
 
     In each round every candidate answers 20 single images and one batch of 32, or of fewer that are segmented and
     large, in an order that rotates, so that whatever slows the machine down for a while slows all of them. There are as
-    many rounds as the 99 % quantile takes on a machine whose pace hardly changes. The number is fixed beforehand: in simulations that went on from round 30
-    until the quantile had a bound, the bound was wrong in 10 to 18 % where the pace changed from round to round; over
-    65 rounds it is in at most 5 % (tests/steelyard/evaluation/test_times.py). The images are noise: what
-    they show makes a network neither faster nor slower.
+    many rounds as the 99 % quantile takes on a machine whose pace hardly changes. The number is fixed beforehand: in
+    simulations that went on from round 30 until the quantile had a bound, the bound was wrong in 10 to 18 % where the
+    pace changed from round to round; over 65 rounds it is in at most 5 % (tests/steelyard/evaluation/test_times.py).
+    The images are noise: what they show makes a network neither faster nor slower.
 
     Args:
         bundles: by candidate.
