@@ -125,7 +125,7 @@ class Learner:
                 logits, _ = self.model.answer(images)
             loss = self._loss.sum(logits.float(), wanted)
             (loss / total).backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack([loss.detach(), *hits_and_counted(logits, wanted)])
+            sums += torch.stack([loss.detach().double(), *hits_and_counted(logits, wanted)])
         return torch.cat([sums, total[None]])
 
     @torch.no_grad()

@@ -192,7 +192,7 @@ class _Run:
         with torch.inference_mode():
             for images_NHWC, truths in self._validation.in_order():
                 logits = self._learner.answer(images_NHWC)
-                figures = [loss.sum(logits, truths), *hits_and_counted(logits, truths), loss.total(truths)]
+                figures = [loss.sum(logits, truths).double(), *hits_and_counted(logits, truths), loss.total(truths)]
                 sums.add(torch.stack(figures), len(truths))
                 if overlap:
                     overlap.add(logits, truths)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.command_line import main
 from pipelines.pod import free_port, serving_pod
 from pipelines.project import Project
 from pipelines.rehearsal import rehearse
@@ -52,6 +53,19 @@ def test_its_classes_are_those_of_the_table(folder: Path) -> None:
     contract.write_text(contract.read_text().replace("eel", "elk"))
     with pytest.raises(InvalidFile, match=r"iou\[elk\]"):
         Project.read(folder).check_images()
+
+
+def test_a_contract_is_held_against_its_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("images", "masks"):  # so that a split is given, whose images have no labels to count
+        (folder / "val" / kind).mkdir(parents=True)
+        for number in range(10):
+            (folder / kind / f"{number}.png").rename(folder / "val" / kind / f"{number}.png")
+    contract = folder / "evaluation_metrics.yaml"
+    words = ["contract", "check", str(contract), "--params", str(folder / "params.yaml")]
+    assert main(words) == 0
+    contract.write_text(contract.read_text().replace("eel", "elk"))
+    assert main(words) == 2
+    assert "metrics.iou[elk]: there is no class 'elk'" in capsys.readouterr().err
 
 
 def test_the_winner_answers_over_http_as_offline(folder: Path, tmp_path: Path) -> None:
