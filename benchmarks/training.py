@@ -37,6 +37,7 @@ from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Data
 from steelyard.training.batches import Batches
 from steelyard.training.learner import Learner
+from steelyard.training.loss import Loss
 from steelyard.training.train import train
 
 try:
@@ -155,7 +156,8 @@ def speeds(one: Candidate, dataset: Dataset) -> tuple[float, float]:
     """Return images per second of the loop over the dataset, and of the same step on one batch that is always there."""
     batches = Batches(dataset, "train", BATCH, torch.device("cpu"))
     model = Normalised(build(one, dataset.index.image_shape, 10), np.full(3, 0.5), np.full(3, 0.25))
-    learner = Learner(model, one.training, 1000, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    learner = Learner(model, one.training, Loss(one.training, dataset.index.classes, cpu), 1000, cpu)
     learner.begin(1)
     one_batch = next(batches.shuffled(0, 1))
     ways: dict[str, Callable[[], object]] = {

@@ -41,7 +41,9 @@ def words(file: Path, params: Path | None, dataset: Path | None) -> Iterator[str
         settings = Params.from_yaml(read_user_file(params), str(params))
         contract.check_task(settings.task, str(file))
         counts = _counts(settings, params)
-        if counts:
+        if masks := settings.data.masks:
+            _check(contract, settings.task, list(masks.classes), file)
+        elif counts:
             _check(contract, settings.task, sorted(counts["validation"]), file)
         yield explain(contract)
         yield from _over_estimates(contract, settings.task, counts)

@@ -57,8 +57,9 @@ class Project:
         if is_remote(self.source):
             return
         try:
-            source = open_source(self.params.data.at(self.source))
-            classes = check_classes(Counter(item.label for item in source.items() if not item.problem))
+            items = open_source(self.params.data.at(self.source)).items()
+            labels = Counter(item.label for item in items if not item.problem)
+            classes = list(masks.classes) if (masks := self.params.data.masks) else check_classes(labels)
         except SourceError as error:
             raise InvalidFile(self.folder / PARAMS_FILE, str(error)) from None
         self.contract.check_classes(classes, str(self.folder / CONTRACT_FILE))

@@ -16,6 +16,8 @@ from PIL import Image
 from pipelines.pod import Pod
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
+from steelyard.data.encode import png
+from steelyard.data.sources.segmentation import IGNORED
 from steelyard.drift.corruptions import corrupt
 from steelyard.errors import SteelyardError
 
@@ -24,7 +26,7 @@ SEVERITY = 3
 BATCH = 10
 DETECTOR_CATCHES_UP_WITHIN_S = 30.0
 
-Labels = list[str]
+Truth = NDArray[np.integer]  # indices into the classes: labels (N,) or masks (N, H, W)
 Answer = dict[str, Any]
 
 
@@ -45,27 +47,27 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     v1 requests carry encoded images (PNG, which loses nothing), v2 requests tensors. The test split took no part in
     training, choice or calibration; it is corrupted with the noise of Hendrycks & Dietterich (2019), severity 3.
     """
-    images_NHWC, labels_N = dataset.head("test"), dataset.labels_N("test")
-    truth = [bundle.index.classes[label] for label in labels_N]
-    offline = [bundle.index.classes[best] for best in bundle.predict_all(images_NHWC).probabilities_NC.argmax(1)]
-    answers = [label for batch in _batches(images_NHWC) for label in _classify(pod, *batch)]
-    clean_alarms = _alarms(_report(pod, after=len(truth)))
-    tell(f"clean stream: {len(truth)} images, accuracy {_accuracy(answers, truth):.4f}, {len(clean_alarms)} alarms")
-    first_alarm = _stream_until_alarm(pod, corrupt(images_NHWC, CORRUPTION, SEVERITY, seed=0), len(truth), clean_alarms)
+    images_NHWC, truth = dataset.head("test"), np.concatenate([truths for _, truths in dataset.batches("test", 128)])
+    answers = np.concatenate([_ask(pod, bundle, *batch) for batch in _batches(images_NHWC)])
+    clean_alarms, accuracy = _alarms(_report(pod, after=len(truth))), _accuracy(answers, truth)
+    tell(f"clean stream: {len(truth)} images, accuracy {accuracy:.4f}, {len(clean_alarms)} alarms")
+    noisy_NHWC = corrupt(images_NHWC, CORRUPTION, SEVERITY, seed=0)
+    first_alarm = _stream_until_alarm(pod, bundle, noisy_NHWC, clean_alarms)
     tell(f"corrupted stream ({CORRUPTION}): " + (f"alarm after {first_alarm} images" if first_alarm else "no alarm"))
     return Rehearsal(
         images=len(truth),
-        offline_accuracy=_accuracy(offline, truth),
-        http_accuracy=_accuracy(answers, truth),
+        offline_accuracy=_accuracy(_offline(bundle, images_NHWC), truth),
+        http_accuracy=accuracy,
         clean_alarms=len(clean_alarms),
         images_to_alarm=first_alarm,
     )
 
 
-def _stream_until_alarm(pod: Pod, images_NHWC: NDArray[np.uint8], sent: int, before: list[int]) -> int | None:
-    clean = sent
+def _stream_until_alarm(pod: Pod, bundle: ModelBundle, images_NHWC: NDArray[np.uint8], before: list[int]) -> int | None:
+    """Return after how many images, of as many as were sent before, there was an alarm."""
+    sent = clean = len(images_NHWC)
     for number, batch in _batches(images_NHWC):
-        _classify(pod, number, batch)
+        _ask(pod, bundle, number, batch)
         sent += len(batch)
         fresh = _alarms(_report(pod, after=sent))[len(before) :]
         if fresh:
@@ -78,8 +80,15 @@ def _batches(images_NHWC: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.u
         yield number, images_NHWC[start : start + BATCH]
 
 
-def _classify(pod: Pod, number: int, images_NHWC: NDArray[np.uint8]) -> Labels:
-    """Ask for a batch of labels, by v1 and v2 in turn."""
+def _offline(bundle: ModelBundle, images_NHWC: NDArray[np.uint8]) -> Truth:
+    if bundle.index.task == "segmentation":
+        return bundle.segment(images_NHWC).masks_NHW
+    return np.asarray(bundle.predict_all(images_NHWC).probabilities_NC.argmax(1))
+
+
+def _ask(pod: Pod, bundle: ModelBundle, number: int, images_NHWC: NDArray[np.uint8]) -> Truth:
+    """Ask for a batch of labels or masks, by v1 and v2 in turn."""
+    classes = list(bundle.index.classes)
     if number % 2:
         tensor = {
             "name": "images",
@@ -88,16 +97,19 @@ def _classify(pod: Pod, number: int, images_NHWC: NDArray[np.uint8]) -> Labels:
             "data": images_NHWC.ravel().tolist(),
         }
         answer = _request("POST", f"{pod.predictor_url}/v2/models/{pod.name}/infer", {"inputs": [tensor]})
-        return next(list(output["data"]) for output in answer["outputs"] if output["name"] == "labels")
-    instances = [{"b64": base64.b64encode(_png(image_HWC)).decode()} for image_HWC in images_NHWC]
+        outputs = {output["name"]: output for output in answer["outputs"]}
+        if "masks" in outputs:
+            return np.array(outputs["masks"]["data"], np.uint8).reshape(outputs["masks"]["shape"])
+        return np.array([classes.index(label) for label in outputs["labels"]["data"]])
+    instances = [{"b64": base64.b64encode(png(image_HWC)).decode()} for image_HWC in images_NHWC]
     answer = _request("POST", f"{pod.predictor_url}/v1/models/{pod.name}:predict", {"instances": instances})
-    return [prediction["label"] for prediction in answer["predictions"]]
+    if "mask" in answer["predictions"][0]:
+        return np.stack([_mask(prediction["mask"]["b64"]) for prediction in answer["predictions"]])
+    return np.array([classes.index(prediction["label"]) for prediction in answer["predictions"]])
 
 
-def _png(image_HWC: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image_HWC.squeeze()).save(buffer, "PNG")
-    return buffer.getvalue()
+def _mask(encoded: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
 
 
 def _report(pod: Pod, after: int) -> Answer:
@@ -123,5 +135,7 @@ def _request(method: str, url: str, body: object) -> Answer:
     return content
 
 
-def _accuracy(answers: Labels, truth: Labels) -> float:
-    return sum(a == t for a, t in zip(answers, truth, strict=True)) / len(truth)
+def _accuracy(answers: Truth, truth: Truth) -> float:
+    """Return the share of images, or of pixels that count, that are answered rightly."""
+    counted = truth != IGNORED if truth.ndim == 3 else np.ones(len(truth), np.bool_)
+    return float((answers == truth)[counted].mean())

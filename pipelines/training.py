@@ -50,10 +50,11 @@ class TrainedCandidate:
         """Return the summary for people."""
         index = self.bundle.index
         best = next(epoch for epoch in index.history if epoch.epoch == index.best_epoch)
+        name, value = best.chief
         how = "remembered" if index.remembered else f"trained in {index.training_seconds:.1f} s"
         lines = [
             f"{index.candidate}: {how}, epoch {best.epoch} of {len(index.history)} was the best",
-            f"  validation  accuracy {best.validation_accuracy:.4f}, loss {best.validation_loss:.4f}",
+            f"  validation  {name} {value:.4f}, loss {best.validation_loss:.4f}",
             f"  speed       {index.images_per_s:.0f} images/s in {index.precision} on {index.device}, "
             f"at most {index.peak_mib:.0f} MiB",
             f"  bundle      {self.bundle.folder}",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "1/model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+BATCH = 128  # images that are answered at once
+BATCH_PIXELS = 2**20  # of masks, less than that: what a network holds for each pixel then bounds its memory
 
 
 class Epoch(Record):
@@ -30,9 +32,17 @@ class Epoch(Record):
     validation_loss: float
     train_accuracy: float
     validation_accuracy: float
+    validation_mean_iou: float | None = None  # of masks
     learning_rate: float
     seconds: float
     images_per_s: float = 0
+
+    @property
+    def chief(self) -> tuple[str, float]:
+        """The figure of validation that is told of an epoch, with its name."""
+        if self.validation_mean_iou is not None:
+            return "mean IoU", self.validation_mean_iou
+        return "accuracy", self.validation_accuracy
 
 
 class BundleIndex(Index):
@@ -74,10 +84,17 @@ class FailureIndex(Index):
 
 
 class Outputs(NamedTuple):
-    """What the model says of N images."""
+    """What the model says of N images; of masks, the mean probability of each class over the pixels."""
 
     probabilities_NC: NDArray[np.float32]
     embedding_ND: NDArray[np.float32]
+
+
+class Segmented(NamedTuple):
+    """Masks of N images, each pixel the index of a class, and what the model says of the images as wholes."""
+
+    masks_NHW: NDArray[np.uint8]
+    outputs: Outputs
 
 
 class ModelBundle:
@@ -131,23 +148,45 @@ class ModelBundle:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         return onnxruntime.InferenceSession(self.model_path, options, providers=["CPUExecutionProvider"])
 
+    @property
+    def batch(self) -> int:
+        """How many images are answered at once."""
+        height, width, _ = self.index.input_shape
+        return max(1, min(BATCH, BATCH_PIXELS // (height * width))) if self.index.task == "segmentation" else BATCH
+
+    def answer(self, images_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the graph puts out for a batch: probabilities (N, C) or (N, C, H, W), and embedding (N, D)."""
+        probabilities, embedding_ND = self.session.run(["probabilities", "embedding"], {"images": images_NHWC})
+        return probabilities, embedding_ND
+
     def predict(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
         """Answer for a batch.
 
         Args:
             images_NHWC: uint8, of the bundle's input shape.
         """
-        probabilities, embedding = self.session.run(["probabilities", "embedding"], {"images": images_NHWC})
-        return Outputs(probabilities, embedding)
+        return _of_images(*self.answer(images_NHWC))
 
-    def predict_all(self, images_NHWC: NDArray[np.uint8], batch: int = 128) -> Outputs:
-        """Answer for any number of images, `batch` at a time."""
-        return self.predict_each((np.ascontiguousarray(part), None) for part in _batches(images_NHWC, batch))
+    def predict_all(self, images_NHWC: NDArray[np.uint8], batch: int = BATCH) -> Outputs:
+        """Answer for any number of images, `batch` at a time, or fewer if they are large."""
+        parts = _batches(images_NHWC, min(batch, self.batch))
+        return self.predict_each((np.ascontiguousarray(part), None) for part in parts)
 
     def predict_each(self, batches: Iterable[tuple[NDArray[np.uint8], object]]) -> Outputs:
         """Answer for the images of batches, such as `Dataset.batches` yields."""
         parts = [self.predict(images_NHWC) for images_NHWC, _ in batches]
         return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def segment(self, images_NHWC: NDArray[np.uint8]) -> Segmented:
+        """Answer for any number of images with masks; the bundle's task is segmentation."""
+        masks, parts = [], []
+        for part_NHWC in _batches(images_NHWC, self.batch):
+            probabilities_NCHW, embedding_ND = self.answer(np.ascontiguousarray(part_NHWC))
+            masks.append(probabilities_NCHW.argmax(1).astype(np.uint8))
+            parts.append(_of_images(probabilities_NCHW, embedding_ND))
+        return Segmented(
+            np.concatenate(masks), Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        )
 
     def copy_to(self, folder: Path) -> "ModelBundle":
         """Copy the bundle's files into an empty folder."""
@@ -180,6 +219,10 @@ def sha256(file: Path) -> str:
     """Return the hexadecimal sha256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _of_images(probabilities: NDArray[np.float32], embedding_ND: NDArray[np.float32]) -> Outputs:
+    return Outputs(probabilities.mean((2, 3)) if probabilities.ndim == 4 else probabilities, embedding_ND)
 
 
 def _batches(images_NHWC: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:

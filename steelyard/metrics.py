@@ -54,6 +54,8 @@ METRICS: dict[str, Metric] = {
     "training_minutes": Metric(unit="minutes", higher_is_better=False, scale="log"),
 }
 
+CHIEF = {"classification": "accuracy", "segmentation": "mean_iou"}  # told whether or not a contract names it
+
 PER_CLASS: dict[str, Metric] = {
     "precision": _HIT_RATE,
     "recall": _HIT_RATE,

@@ -4,6 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.artifact import new_folder
 from steelyard.bundle import ModelBundle, checksums, sha256
@@ -17,7 +18,6 @@ from steelyard.selection.selection import Selection
 from steelyard.smoke_test import IMAGES as SMOKE_IMAGES
 from steelyard.smoke_test import SmokeTest
 
-BATCH = 128
 MOST_IMAGES = 20_000  # of a split that the drift reference is learnt from; the order of a split has no meaning
 
 
@@ -32,7 +32,8 @@ def pack(
     """Write the bundle that is registered and served.
 
     The drift reference learns its projection from the train split and sets every threshold on the validation split,
-    which the model has not learnt from, through the very ONNX file that will answer.
+    which the model has not learnt from, through the very ONNX file that will answer. A segmented image counts for the
+    class that most of it is, and the mean over its pixels for the model's answer.
 
     Args:
         winner: the bundle that was chosen.
@@ -43,11 +44,13 @@ def pack(
         scorecard: the winner's, for the model card's results by class.
         seed: of the drift reference's draws.
     """
+    train, train_labels_N = _samples(winner, dataset, "train")
+    held_out, held_out_labels_N = _samples(winner, dataset, "validation")
     profile = build_profile(
-        train=_samples(winner, dataset, "train"),
-        train_labels_N=dataset.labels_N("train")[:MOST_IMAGES],
-        held_out=_samples(winner, dataset, "validation"),
-        held_out_labels_N=dataset.labels_N("validation")[:MOST_IMAGES],
+        train=train,
+        train_labels_N=train_labels_N,
+        held_out=held_out,
+        held_out_labels_N=held_out_labels_N,
         classes=winner.index.classes,
         model_sha256=sha256(winner.model_path),
         seed=seed,
@@ -62,9 +65,17 @@ def pack(
     return ModelBundle(folder)
 
 
-def _samples(bundle: ModelBundle, dataset: Dataset, split: DataSplit) -> Samples:
-    parts = [
-        Samples(*bundle.predict(images_NHWC), image_statistics(images_NHWC))
-        for images_NHWC, _ in islice(dataset.batches(split, BATCH), -(-MOST_IMAGES // BATCH))
-    ]
-    return Samples(*(np.concatenate(column)[:MOST_IMAGES] for column in zip(*parts, strict=True)))
+def _samples(bundle: ModelBundle, dataset: Dataset, split: DataSplit) -> tuple[Samples, NDArray[np.int64]]:
+    """Return what the drift detector would see of a split's images, and their labels."""
+    parts, labels = [], []
+    for images_NHWC, truths in islice(dataset.batches(split, bundle.batch), -(-MOST_IMAGES // bundle.batch)):
+        parts.append(Samples(*bundle.predict(images_NHWC), image_statistics(images_NHWC)))
+        labels.append(truths if truths.ndim == 1 else _most_common(truths, len(bundle.index.classes)))
+    samples = Samples(*(np.concatenate(column)[:MOST_IMAGES] for column in zip(*parts, strict=True)))
+    return samples, np.concatenate(labels)[:MOST_IMAGES]
+
+
+def _most_common(masks_NHW: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Return the class that most pixels of each mask have: what stands for its label."""
+    counts_NC = [np.bincount(mask_HW.ravel(), minlength=classes)[:classes] for mask_HW in masks_NHW]
+    return np.asarray(np.argmax(counts_NC, axis=1))

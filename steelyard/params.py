@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from steelyard.artifact import CandidateName
 from steelyard.errors import InvalidFile
 from steelyard.models.layers import Layer, check_layers
-from steelyard.yaml_file import Strict, parse
+from steelyard.yaml_file import Strict, nearest, parse
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=4, le=4096)]
@@ -129,7 +129,8 @@ class Training(Strict):
     """The recipe; a candidate may replace any part of it.
 
     `unfreeze: {layer4: 1, "*": 3}` lets parts of the network learn from an epoch on, `*` being those not named; without
-    `*` these never do. The head always learns.
+    `*` these never do. The head always learns. Of masks, `loss` and `class_weights` say what a wrong pixel costs; a
+    class that is not named weighs 1.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -138,6 +139,8 @@ class Training(Strict):
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     warmup_epochs: Annotated[float, Field(ge=0)] = 0  # of cosine
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    loss: Literal["cross-entropy", "dice", "focal"] = "cross-entropy"
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     label_smoothing: Fraction = 0
     ema: Fraction = 0  # decay per step of the averaged weights, which then are those that count; 0 has none
     augment: Augment = Augment()
@@ -154,12 +157,33 @@ class Training(Strict):
             raise ValueError("warmup_epochs must be less than epochs")
         return self
 
+    @model_validator(mode="after")
+    def _smooths_what_has_labels(self) -> Self:
+        if self.label_smoothing and self.loss != "cross-entropy":
+            raise ValueError(f"label_smoothing goes with loss: cross-entropy, not with {self.loss}")
+        return self
+
+
+SEGMENTATION_ARCHS = (  # of torchvision: one convolution behind their features names the classes
+    *("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101"),
+    *("fcn_resnet50", "fcn_resnet101"),
+)
+
+
+class UNet(Strict):
+    """A U-Net for masks: how often the image is halved, and the channels before that, which each halving doubles."""
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 4
+    width: Annotated[int, Field(ge=1)] = 32
+    batch_norm: bool = True
+    dropout: Fraction = 0  # of whole channels, where the image is smallest
+
 
 class Candidate(Strict):
     """An architecture, a recipe and a seed, with everything resolved: what one training needs to know.
 
-    The architecture is either a list of layers or the name of a torchvision classification model; `stem: small`
-    replaces the latter's first layers by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels;
+    The architecture is a list of layers, a U-Net, or the name of a model of torchvision's; `stem: small` replaces the
+    first layers of one that classifies by a 3x3 convolution without pooling, which suits images of 16 to 64 pixels;
     it is for families whose first convolution halves the image, such as resnet, mobilenet and efficientnet.
     `pretrained` are the weights to begin with: a file or s3:// address, or true for torchvision's, which must be there.
     """
@@ -167,6 +191,7 @@ class Candidate(Strict):
     name: CandidateName
     layers: tuple[Layer, ...] | None = None
     arch: str | None = None
+    unet: UNet | None = None
     stem: Literal["standard", "small"] = "standard"
     pretrained: bool | str = False
     pretrained_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
@@ -174,12 +199,12 @@ class Candidate(Strict):
 
     @model_validator(mode="after")
     def _has_one_architecture(self) -> Self:
-        if (self.layers is None) == (self.arch is None):
-            raise ValueError("give either layers or arch")
-        if self.layers is not None and self.stem != "standard":
-            raise ValueError("stem goes with arch, not with layers")
-        if self.layers is not None and self.pretrained is True:
-            raise ValueError("pretrained: true goes with arch; for layers, name a file or an s3:// address")
+        if sum(given is not None for given in (self.layers, self.arch, self.unet)) != 1:
+            raise ValueError("give one of layers, arch and unet")
+        if self.arch is None and self.stem != "standard":
+            raise ValueError("stem goes with arch, not with layers or unet")
+        if self.arch is None and self.pretrained is True:
+            raise ValueError("pretrained: true goes with arch; for layers and unet, name a file or an s3:// address")
         if self.pretrained_sha256 and not isinstance(self.pretrained, str):
             raise ValueError("pretrained_sha256 goes with a file or an s3:// address as pretrained")
         return self
@@ -214,10 +239,8 @@ class Params(Strict):
         """Refuse what can be prepared but not trained.
 
         Raises:
-            InvalidFile: there are no candidates, or none can learn this task.
+            InvalidFile: there are no candidates.
         """
-        if self.task == "segmentation":
-            raise InvalidFile(file, "segmentation can be prepared, but there is no network for it yet", "task")
         if not self.candidates:
             raise InvalidFile(file, "name at least one candidate", "candidates")
 
@@ -240,14 +263,22 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
+    def _candidates_suit_the_task(self) -> Self:
+        for name, candidate in self.candidates.items():
+            problem = (
+                _unsuited_to_masks(candidate, self.data.masks) if self.data.masks else _unsuited_to_labels(candidate)
+            )
+            if problem:
+                raise ValueError(f"candidates.{name}.{problem}")
+        return self
+
+    @model_validator(mode="after")
     def _augmentations_fit(self) -> Self:
         side = min(self.data.shape[:2])
         for name, candidate in self.candidates.items():
             augment = candidate.training.augment
             if max(augment.crop, augment.cutout) >= side:
                 raise ValueError(f"candidates.{name}.training.augment: crop and cutout must be less than {side} pixels")
-            if self.task == "segmentation" and (augment.mixup or augment.cutmix):
-                raise ValueError(f"candidates.{name}.training.augment: mixup and cutmix go with classification")
         return self
 
     @model_validator(mode="after")
@@ -269,3 +300,30 @@ def _resolved(name: str, own: Any, common: dict[str, Any]) -> Any:
         raise ValueError(f"candidates.{name}.name: unknown key; a candidate's name is the key above it")
     recipe = own.get("training") or {}
     return {**own, "name": name, "training": {**common, **recipe} if isinstance(recipe, dict) else recipe}
+
+
+def _unsuited_to_labels(candidate: Candidate) -> str:
+    """Return what of a candidate can't classify; "" where nothing."""
+    if candidate.unet is not None or candidate.arch in SEGMENTATION_ARCHS:
+        return f"{'unet' if candidate.unet else 'arch'}: goes with task: segmentation"
+    wanted = {
+        "loss": candidate.training.loss != "cross-entropy",
+        "class_weights": bool(candidate.training.class_weights),
+    }
+    return next((f"training.{key}: goes with task: segmentation" for key, given in wanted.items() if given), "")
+
+
+def _unsuited_to_masks(candidate: Candidate, masks: Masks) -> str:
+    """Return what of a candidate can't make masks; "" where nothing."""
+    if candidate.layers is not None:
+        return "layers: go with task: classification; a segmentation takes unet or arch"
+    if candidate.arch is not None and candidate.arch not in SEGMENTATION_ARCHS:
+        return f"arch: there is no segmentation network {candidate.arch!r}; there are: {', '.join(SEGMENTATION_ARCHS)}"
+    if candidate.stem != "standard":
+        return "stem: goes with task: classification"
+    if candidate.training.augment.mixup or candidate.training.augment.cutmix:
+        return "training.augment: mixup and cutmix go with classification"
+    if unknown := candidate.training.class_weights.keys() - masks.classes.keys():
+        name = min(unknown)
+        return f"training.class_weights: there is no class {name!r}{nearest(name, list(masks.classes))}"
+    return ""

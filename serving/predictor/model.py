@@ -17,6 +17,7 @@ from serving.predictor import v1, v2
 from serving.predictor.metrics import IMAGES
 from serving.predictor.refusal import Refusal
 from serving.predictor.tap import Tap
+from serving.predictor.v1 import Tensors
 from steelyard.bundle import ModelBundle
 
 R = TypeVar("R")
@@ -32,6 +33,8 @@ class ImageModel(kserve.Model):  # type: ignore[misc]
         super().__init__(name)
         self.bundle, self.tap, self.max_images = bundle, tap, max_images
         self.classes, self.shape = bundle.index.classes, bundle.index.input_shape
+        self.outputs = v2.OUTPUTS[bundle.index.task]
+        self._names_C = np.array(self.classes, np.object_)
         self.version = bundle.index.run_key[:12]
         self.draining = False
         self._thread = ThreadPoolExecutor(1, "model")
@@ -55,13 +58,19 @@ class ImageModel(kserve.Model):  # type: ignore[misc]
         """Run something on the model's thread; one at a time, in the order asked."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
-    def answer(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, C) probabilities, and let the drift detector have the samples."""
-        outputs = self.bundle.predict_all(images_NHWC, BATCH)
+    def answer(self, images_NHWC: NDArray[np.uint8]) -> Tensors:
+        """Return v2's outputs by name, and let the drift detector have the samples."""
+        if self.bundle.index.task == "segmentation":
+            masks_NHW, outputs = self.bundle.segment(images_NHWC)
+            tensors: Tensors = {"masks": masks_NHW, "classes": self._names_C}
+        else:
+            outputs = self.bundle.predict_all(images_NHWC, BATCH)
+            labels_N = self._names_C[outputs.probabilities_NC.argmax(1)]
+            tensors = {"probabilities": outputs.probabilities_NC, "labels": labels_N}
         IMAGES.inc(len(images_NHWC))
         if self.tap is not None:
             self.tap.offer(images_NHWC, outputs)
-        return outputs.probabilities_NC
+        return tensors
 
     async def predict(self, payload: InferRequest, headers: object = None) -> InferResponse:
         """Answer a gRPC request.
@@ -75,15 +84,9 @@ class ImageModel(kserve.Model):  # type: ignore[misc]
             raise InvalidInput(str(refusal)) from None
 
     def _infer(self, request: InferRequest) -> InferResponse:
-        wanted = v2.wanted_outputs([output.name for output in request.request_outputs or []])
-        probabilities_NC = self.answer(self._images(request))
-        labels_N = np.array(v2.labels_of(probabilities_NC, self.classes), np.object_)
-        raw = bool(request.use_binary_outputs)
-        outputs = {
-            "probabilities": _output("probabilities", "FP32", probabilities_NC, raw),
-            "labels": _output("labels", "BYTES", labels_N, raw),
-        }
-        chosen = [outputs[name] for name in wanted]
+        wanted = v2.wanted_outputs([output.name for output in request.request_outputs or []], self.outputs)
+        tensors, raw = self.answer(self._images(request)), bool(request.use_binary_outputs)
+        chosen = [_output(name, tensors[name], raw) for name in wanted]
         return InferResponse(request.id, self.name, chosen, self.version)
 
     def _images(self, request: InferRequest) -> NDArray[np.uint8]:
@@ -106,12 +109,17 @@ class ImageModel(kserve.Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, object]]:
         """Describe the outputs for v2's metadata."""
+        if self.bundle.index.task == "segmentation":
+            return [
+                {"name": "masks", "datatype": "UINT8", "shape": [-1, *self.shape[:2]]},
+                {"name": "classes", "datatype": "BYTES", "shape": [len(self.classes)]},
+            ]
         return [
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(self.classes)]},
             {"name": "labels", "datatype": "BYTES", "shape": [-1]},
         ]
 
 
-def _output(name: str, datatype: str, values: NDArray[Any], raw: bool) -> InferOutput:
+def _output(name: str, values: NDArray[Any], raw: bool) -> InferOutput:
     data = values if raw else values.ravel().tolist()  # KServe writes an array as raw bytes, a list as typed contents
-    return InferOutput(name, list(values.shape), datatype, data)
+    return InferOutput(name, list(values.shape), v2.datatype_of(values), data)

@@ -72,17 +72,15 @@ class Routes:
 
     def _predict(self, body: bytes, headers: Mapping[str, str]) -> Response:
         model = self._model
-        probabilities_NC = model.answer(v1.read_instances(body, model.shape, model.max_images))
-        content = v1.write_predictions(probabilities_NC, model.classes)
+        tensors = model.answer(v1.read_instances(body, model.shape, model.max_images))
+        content = v1.write_predictions(tensors, model.classes)
         return Response(content, headers={"X-Model-Version": model.version}, media_type="application/json")
 
     def _infer(self, body: bytes, headers: Mapping[str, str]) -> Response:
         model = self._model
-        query = v2.read_query(body, headers.get(JSON_LENGTH), model.shape, model.max_images)
-        probabilities_NC = model.answer(query.images_NHWC)
-        content, json_length = v2.write_answer(
-            query, probabilities_NC, model.classes, name=model.name, version=model.version
-        )
+        query = v2.read_query(body, headers.get(JSON_LENGTH), model.shape, model.max_images, model.outputs)
+        tensors = model.answer(query.images_NHWC)
+        content, json_length = v2.write_answer(query, tensors, name=model.name, version=model.version)
         response = Response(content, headers={"X-Model-Version": model.version})
         response.headers["Content-Type"] = "application/json" if json_length is None else "application/octet-stream"
         if json_length is not None:

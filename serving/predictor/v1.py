@@ -1,13 +1,16 @@
 """KServe's v1 protocol: a JSON body in, a JSON body out.
 
     {"instances": [{"b64": "..."}]}   ->   {"predictions": [{"label": "3", "probabilities": {"0": 0.01, ...}}]}
+                                  or       {"predictions": [{"mask": {"b64": "..."}, "shares": {"road": 0.4, ...}}]}
 
-An instance may also read {"image_bytes": {"b64": "..."}}. Each holds one encoded image, of any size.
+An instance may also read {"image_bytes": {"b64": "..."}}. Each holds one encoded image, of any size. A mask is a PNG of
+the size that the model takes, whose pixels are places in the list of classes; shares of pixels come in its order.
 """
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -15,7 +18,10 @@ from numpy.typing import NDArray
 
 from serving.predictor.refusal import Refusal
 from steelyard.data.decode import Shape, decode
+from steelyard.data.encode import png
 from steelyard.errors import UnreadableImage
+
+Tensors = Mapping[str, NDArray[Any]]  # what is answered, by the names of v2's outputs
 
 
 def read_instances(body: bytes, shape: Shape, max_images: int) -> NDArray[np.uint8]:
@@ -35,12 +41,15 @@ def read_instances(body: bytes, shape: Shape, max_images: int) -> NDArray[np.uin
     return decode_all(encoded, shape, "instances")
 
 
-def write_predictions(probabilities_NC: NDArray[np.float32], classes: Sequence[str]) -> bytes:
-    """Return the body of a v1 answer."""
-    predictions = [
-        {"label": classes[int(row_C.argmax())], "probabilities": dict(zip(classes, row_C, strict=True))}
-        for row_C in probabilities_NC
-    ]
+def write_predictions(tensors: Tensors, classes: Sequence[str]) -> bytes:
+    """Return the body of a v1 answer, of what `ImageModel.answer` returns."""
+    if "masks" in tensors:
+        predictions = [_segmented(mask_HW, classes) for mask_HW in tensors["masks"]]
+    else:
+        predictions = [
+            {"label": label, "probabilities": dict(zip(classes, row_C, strict=True))}
+            for label, row_C in zip(tensors["labels"], tensors["probabilities"], strict=True)
+        ]
     return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -90,6 +99,12 @@ def refuse_too_many(images: int, max_images: int) -> None:
     """Refuse a request whose answer would take the memory or the time of all others."""
     if images > max_images:
         raise Refusal(413, f"the request holds {images} images; at most {max_images} are answered at once")
+
+
+def _segmented(mask_HW: NDArray[np.uint8], classes: Sequence[str]) -> dict[str, object]:
+    shares_C = np.bincount(mask_HW.ravel(), minlength=len(classes)) / mask_HW.size
+    mask = base64.b64encode(png(mask_HW)).decode()
+    return {"mask": {"b64": mask}, "shares": dict(zip(classes, shares_C, strict=True))}
 
 
 def _encoded(instance: object, where: str) -> bytes:

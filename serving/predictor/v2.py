@@ -1,23 +1,26 @@
 """The v2 protocol (Open Inference Protocol) with KServe's binary extension.
 
 One input, `images`: UINT8 [n, H, W, C] ready for the model, or BYTES [n] of encoded images (base64 in JSON).
-Two outputs: `probabilities` FP32 [n, K] and `labels` BYTES [n].
+Two outputs: `probabilities` FP32 [n, K] and `labels` BYTES [n]; or, of a segmentation, `masks` UINT8 [n, H, W], whose
+pixels are places in `classes` BYTES [K].
 """
 
 import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from serving.predictor.refusal import Refusal
-from serving.predictor.v1 import decode_all, from_base64, read_json, refuse_too_many
+from serving.predictor.v1 import Tensors, decode_all, from_base64, read_json, refuse_too_many
 from steelyard.data.decode import Shape
 
-OUTPUTS = ("probabilities", "labels")
+OUTPUTS = {"classification": ("probabilities", "labels"), "segmentation": ("masks", "classes")}
+DATATYPES = {"f": "FP32", "u": "UINT8", "O": "BYTES"}  # by the kind of an array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +32,15 @@ class Query:
     binary: dict[str, bool]  # the outputs asked for, and whether each travels behind the JSON
 
 
-def read_query(body: bytes, json_length: str | None, shape: Shape, max_images: int) -> Query:
-    """Understand a request; `json_length` is its header Inference-Header-Content-Length, if any.
+def read_query(body: bytes, json_length: str | None, shape: Shape, max_images: int, outputs: Sequence[str]) -> Query:
+    """Understand a request.
+
+    Args:
+        body: of the request.
+        json_length: its header Inference-Header-Content-Length, if any.
+        shape: of the images that the model takes.
+        max_images: of a request.
+        outputs: that the model has.
 
     Raises:
         Refusal: says what is wrong.
@@ -51,35 +61,29 @@ def read_query(body: bytes, json_length: str | None, shape: Shape, max_images: i
         images_NHWC = decode_all(_base64_list(tensor.get("data"), count), shape, "data")
     else:
         images_NHWC = from_numbers(tensor.get("data"), count, shape)
-    return Query(images_NHWC=images_NHWC, id=_id(content.get("id")), binary=_wanted(content))
+    return Query(images_NHWC=images_NHWC, id=_id(content.get("id")), binary=_wanted(content, outputs))
 
 
-def write_answer(
-    query: Query, probabilities_NC: NDArray[np.float32], classes: Sequence[str], *, name: str, version: str
-) -> tuple[bytes, int | None]:
+def write_answer(query: Query, tensors: Tensors, *, name: str, version: str) -> tuple[bytes, int | None]:
     """Return the body of a v2 answer and, where bytes follow its JSON, the length of the JSON."""
     outputs, behind = [], []
     for output, binary in query.binary.items():
-        tensor: dict[str, object]
-        if output == "probabilities":
-            tensor = {"name": output, "datatype": "FP32", "shape": probabilities_NC.shape}
-            data: object = probabilities_NC.ravel()
-            raw = probabilities_NC.tobytes()
-        else:
-            data = labels_of(probabilities_NC, classes)
-            tensor = {"name": output, "datatype": "BYTES", "shape": [len(probabilities_NC)]}
-            raw = b"".join(_prefixed(label.encode()) for label in data)
+        values = tensors[output]
+        tensor: dict[str, object] = {"name": output, "datatype": datatype_of(values), "shape": values.shape}
         if binary:
-            behind.append(raw)
-        outputs.append(tensor | ({"parameters": {"binary_data_size": len(raw)}} if binary else {"data": data}))
+            behind.append(_raw(values))
+            tensor["parameters"] = {"binary_data_size": len(behind[-1])}
+        else:
+            tensor["data"] = values.tolist() if values.dtype == np.object_ else values.ravel()
+        outputs.append(tensor)
     answer = {"model_name": name, "model_version": version, "outputs": outputs}
     json_part = orjson.dumps(answer | ({"id": query.id} if query.id else {}), option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join([json_part, *behind]), len(json_part) if behind else None
 
 
-def labels_of(probabilities_NC: NDArray[np.float32], classes: Sequence[str]) -> list[str]:
-    """Return the most probable class of each image."""
-    return [classes[i] for i in probabilities_NC.argmax(axis=1)]
+def datatype_of(values: NDArray[Any]) -> str:
+    """Return v2's name for the type of an array."""
+    return DATATYPES[values.dtype.kind]
 
 
 def check_input(name: object, datatype: object, shape: object, wanted: Shape) -> int:
@@ -136,16 +140,16 @@ def from_numbers(data: object, count: int, shape: Shape) -> NDArray[np.uint8]:
     return numbers.astype(np.uint8).reshape(count, *shape)
 
 
-def wanted_outputs(names: Sequence[object]) -> list[str]:
+def wanted_outputs(names: Sequence[object], known: Sequence[str]) -> list[str]:
     """Return the outputs asked for; all of them where none is named.
 
     Raises:
         Refusal: the model has no such output.
     """
     for name in names:
-        if name not in OUTPUTS:
-            raise Refusal(400, f"the model has no output {str(name)[:40]!r}; it has: {', '.join(OUTPUTS)}")
-    return [str(name) for name in names] or list(OUTPUTS)
+        if name not in known:
+            raise Refusal(400, f"the model has no output {str(name)[:40]!r}; it has: {', '.join(known)}")
+    return [str(name) for name in names] or list(known)
 
 
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
@@ -188,13 +192,18 @@ def _id(value: object) -> str | None:
     return value
 
 
-def _wanted(content: dict[str, object]) -> dict[str, bool]:
+def _wanted(content: dict[str, object], known: Sequence[str]) -> dict[str, bool]:
     outputs = content.get("outputs") or []
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise Refusal(400, "'outputs' must be a list of objects with a 'name'")
     every = bool(_parameters(content, "the request").get("binary_data_output", False))
     own = {str(output.get("name")): _parameters(output, "an output").get("binary_data", every) for output in outputs}
-    return {name: bool(own.get(name, every)) for name in wanted_outputs([output.get("name") for output in outputs])}
+    names = wanted_outputs([output.get("name") for output in outputs], known)
+    return {name: bool(own.get(name, every)) for name in names}
+
+
+def _raw(values: NDArray[Any]) -> bytes:
+    return b"".join(_prefixed(text.encode()) for text in values) if values.dtype == np.object_ else values.tobytes()
 
 
 def _prefixed(data: bytes) -> bytes:

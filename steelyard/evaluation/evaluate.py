@@ -2,18 +2,21 @@
 
 import logging
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steelyard.bundle import FailureIndex, ModelBundle
 from steelyard.data.dataset import Dataset
-from steelyard.evaluation.answers import SPLITS, SplitOutputs
+from steelyard.data.sources.segmentation import IGNORED
+from steelyard.evaluation.answers import SPLITS, Answers, MaskCounts, Split, SplitOutputs
 from steelyard.evaluation.bounds import measure_quality
 from steelyard.evaluation.measurement import exactly
 from steelyard.evaluation.metrics import quality_names
 from steelyard.evaluation.mistakes import worst_mistakes
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
+from steelyard.metrics import CHIEF
 
 log = logging.getLogger(__name__)
-
-BATCH = 128
 
 
 def evaluate(bundle: ModelBundle, dataset: Dataset, dataset_uri: str = "") -> Scorecard:
@@ -24,17 +27,12 @@ def evaluate(bundle: ModelBundle, dataset: Dataset, dataset_uri: str = "") -> Sc
         dataset: whose images it answers for.
         dataset_uri: where others find the dataset.
     """
-    answers = {
-        split: SplitOutputs(
-            probabilities_NC=bundle.predict_each(dataset.batches(split, BATCH)).probabilities_NC,
-            labels_N=dataset.labels_N(split),
-        )
-        for split in SPLITS
-    }
     index, classes = bundle.index, bundle.index.classes
-    names = quality_names("classification", classes)
-    validation = measure_quality(answers["validation"], classes, names)
-    log.info("%s: validation accuracy %.4f", index.candidate, validation["accuracy"].value)
+    answers = {split: _answers(bundle, dataset, split) for split in SPLITS}
+    validation = measure_quality(answers["validation"], classes, quality_names(index.task, classes))
+    chief = CHIEF[index.task]
+    log.info("%s: validation %s %.4f", index.candidate, chief, validation[chief].value)
+    judged = answers["validation"]
     return Scorecard(
         index=ScorecardIndex(
             candidate=index.candidate,
@@ -55,8 +53,29 @@ def evaluate(bundle: ModelBundle, dataset: Dataset, dataset_uri: str = "") -> Sc
             best_epoch=index.best_epoch,
         ),
         answers=answers,
-        mistakes=worst_mistakes(answers["validation"], dataset, "validation"),
+        mistakes=worst_mistakes(judged, dataset, "validation") if isinstance(judged, SplitOutputs) else None,
     )
+
+
+def _answers(bundle: ModelBundle, dataset: Dataset, split: Split) -> Answers:
+    batches = dataset.batches(split, bundle.batch)
+    if bundle.index.task == "classification":
+        return SplitOutputs(
+            probabilities_NC=bundle.predict_each(batches).probabilities_NC, labels_N=dataset.labels_N(split)
+        )
+    counts = [
+        count_pixels(truth_HW, said_HW, len(bundle.index.classes))
+        for images_NHWC, masks_NHW in batches
+        for truth_HW, said_HW in zip(masks_NHW, bundle.segment(images_NHWC).masks_NHW, strict=True)
+    ]
+    return MaskCounts(counts_NCC=np.stack(counts))
+
+
+def count_pixels(truth_HW: NDArray[np.uint8], said_HW: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Return (C, C): a mask's pixels by true and predicted class, without those that are ignored."""
+    counts_HW = truth_HW != IGNORED
+    flat_P = truth_HW[counts_HW].astype(np.int64) * classes + said_HW[counts_HW]
+    return np.bincount(flat_P, minlength=classes**2).reshape(classes, classes)
 
 
 def failed_scorecard(failure: FailureIndex, dataset: Dataset) -> Scorecard:

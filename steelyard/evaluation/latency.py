@@ -30,12 +30,12 @@ WARM_UP = 10
 def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0) -> dict[str, Times]:
     """Time single images and batches of all candidates.
 
-    In each round every candidate answers 20 single images and one batch of 32, in an order that rotates, so that
-    whatever slows the machine down for a while slows all of them. There are as many rounds as the 99 % quantile takes
-    on a machine whose pace hardly changes. The number is fixed beforehand: in simulations that went on from round 30
-    until the quantile had a bound, the bound was wrong in 10 to 18 % where the pace changed from round to round; over
-    65 rounds it is in at most 5 % (tests/steelyard/evaluation/test_times.py). The images are noise: what
-    they show makes a network neither faster nor slower.
+    In each round every candidate answers 20 single images and one batch of 32, or of fewer that are segmented and
+    large, in an order that rotates, so that whatever slows the machine down for a while slows all of them. There are as
+    many rounds as the 99 % quantile takes on a machine whose pace hardly changes. The number is fixed beforehand: in
+    simulations that went on from round 30 until the quantile had a bound, the bound was wrong in 10 to 18 % where the
+    pace changed from round to round; over 65 rounds it is in at most 5 % (tests/steelyard/evaluation/test_times.py).
+    The images are noise: what they show makes a network neither faster nor slower.
 
     Args:
         bundles: by candidate.
@@ -45,7 +45,7 @@ def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0) -> dict[str
     for name, bundle in bundles.items():
         for _ in range(WARM_UP):
             bundle.predict(images[name][:1])
-        bundle.predict(images[name])
+        bundle.predict(images[name][: bundle.batch])
     rounds: dict[str, list[_Round]] = {name: [] for name in bundles}
     progress = Progress("timing", ROUNDS, "rounds")
     for number in range(ROUNDS):
@@ -56,7 +56,8 @@ def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0) -> dict[str
     times = {name: _together(timed) for name, timed in rounds.items()}
     for name, (latency_ms_RS, throughput_R) in times.items():
         p95_ms, images_per_s = np.quantile(latency_ms_RS, 0.95), np.median(throughput_R)
-        log.info("%s: p95 %.2f ms at batch 1, %.0f images/s at batch %d", name, p95_ms, images_per_s, THROUGHPUT_BATCH)
+        batch = min(THROUGHPUT_BATCH, bundles[name].batch)
+        log.info("%s: p95 %.2f ms at batch 1, %.0f images/s at batch %d", name, p95_ms, images_per_s, batch)
     return times
 
 
@@ -99,6 +100,7 @@ def _noise(bundle: ModelBundle, seed: int) -> NDArray[np.uint8]:
 def _round(bundle: ModelBundle, batch_NHWC: NDArray[np.uint8]) -> _Round:
     single = [batch_NHWC[number][None] for number in range(IMAGES_PER_ROUND)]
     latency_ms_S = [1000 * _seconds(bundle, image_NHWC) for image_NHWC in single]
+    batch_NHWC = batch_NHWC[: bundle.batch]
     return _Round(latency_ms_S, len(batch_NHWC) / _seconds(bundle, batch_NHWC))
 
 

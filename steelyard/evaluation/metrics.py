@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.evaluation.answers import Answers, MaskCounts, SplitOutputs
-from steelyard.metrics import METRICS, PER_CLASS, Task, class_of, rank_of
+from steelyard.metrics import METRICS, PER_CLASS, class_of, rank_of
 
 Floats = NDArray[np.float64]
 Columns = NDArray[np.float32]
@@ -45,7 +45,7 @@ class Sums:
     overall: Mapping[str, Floats]
 
 
-def quality_names(task: Task, classes: Sequence[str]) -> list[str]:
+def quality_names(task: str, classes: Sequence[str]) -> list[str]:
     """Return every metric that is measured unasked on a split's images: overall ones, then those per class."""
     overall = [name for name, read in METRICS.items() if read.task == task]
     if task == "classification" and len(classes) > USUAL_RANK:

@@ -7,8 +7,9 @@ from steelyard.errors import DoesNotFit
 from steelyard.models.layers import Shape
 from steelyard.models.modules import from_layers
 from steelyard.models.outline import on_meta
-from steelyard.models.torchvision import from_torchvision
-from steelyard.params import Candidate
+from steelyard.models.torchvision import from_torchvision, segmentation_body
+from steelyard.models.unet import UNet
+from steelyard.params import SEGMENTATION_ARCHS, Candidate
 
 
 class Network(nn.Module):
@@ -24,14 +25,33 @@ class Network(nn.Module):
             fresh: names of the body's parts that are not those of its architecture, so that no weights fit them.
         """
         super().__init__()
-        self.body = body
-        self.head = nn.Linear(features, classes)
+        self.body, self.features, self.classes = body, features, classes
+        self.head: nn.Module = nn.Linear(features, classes)
         self.fresh = fresh
 
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, classes) and embedding (N, features) of float images."""
         embedding_ND = self.body(images_NCHW)
         return self.head(embedding_ND), embedding_ND
+
+
+class PixelNetwork(Network):
+    """A body that ends in a map of features, and a head that classifies each of its pixels.
+
+    A map smaller than the image is answered for as it is, and the answer enlarged.
+    """
+
+    def __init__(self, body: nn.Module, features: int, classes: int, fresh: tuple[str, ...] = ()) -> None:
+        super().__init__(body, features, classes, fresh)
+        self.head = nn.Conv2d(features, classes, 1)
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, classes, H, W) and embedding (N, features), the features' mean over the image."""
+        features_NDHW = self.body(images_NCHW)
+        logits_NCHW, size = self.head(features_NDHW), images_NCHW.shape[2:]
+        if logits_NCHW.shape[2:] != size:
+            logits_NCHW = nn.functional.interpolate(logits_NCHW, size=size, mode="bilinear", align_corners=False)
+        return logits_NCHW, features_NDHW.mean((2, 3))
 
 
 def build(candidate: Candidate, image_shape: Shape, classes: int) -> Network:
@@ -58,6 +78,11 @@ def _build(candidate: Candidate, image_shape: Shape, classes: int) -> Network:
     if candidate.layers is not None:
         body, features = from_layers(candidate.layers, image_shape)
         return Network(body, features, classes)
+    if candidate.unet is not None:
+        return PixelNetwork(UNet(candidate.unet, image_shape[2]), candidate.unet.width, classes)
+    if candidate.arch in SEGMENTATION_ARCHS:
+        body, features, fresh = segmentation_body(str(candidate.arch), image_shape[2])
+        return PixelNetwork(body, features, classes, fresh)
     body, features, fresh = from_torchvision(str(candidate.arch), candidate.stem, image_shape)
     return Network(body, features, classes, fresh)
 

@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from steelyard.errors import DoesNotFit
 from steelyard.models.layers import Shape
@@ -57,6 +57,29 @@ def from_torchvision(arch: str, stem: str, image_shape: Shape) -> tuple[nn.Modul
         raise DoesNotFit(f"{arch!r} can't take images of {height}x{width}x{channels}: {problem}") from None
     head, features = _take_head(body)
     return body, features, tuple(filter(None, (head, _replace_stem(body, stem, channels))))
+
+
+class FeatureMap(nn.Module):
+    """The parts of a segmentation network of torchvision's without its last convolution, under their own names."""
+
+    def __init__(self, backbone: nn.Module, classifier: nn.Sequential) -> None:
+        super().__init__()
+        self.backbone, self.classifier = backbone, classifier
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return features (N, D, h, w), smaller than the images."""
+        features_NDHW: Tensor = self.classifier(self.backbone(images_NCHW)["out"])
+        return features_NDHW
+
+
+def segmentation_body(arch: str, channels: int) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """Return the same as `from_torchvision` for one of SEGMENTATION_ARCHS; its features form a map."""
+    from torchvision import models
+
+    whole = models.get_model(arch, weights=None, weights_backbone=None)
+    *layers, last = whole.classifier
+    body, head = FeatureMap(whole.backbone, nn.Sequential(*layers)), f"classifier.{len(layers)}"
+    return body, last.in_channels, tuple(filter(None, (head, _replace_stem(body, "standard", channels))))
 
 
 def _settings(arch: str, height: int, width: int) -> dict[str, Any]:

@@ -54,10 +54,11 @@ def model_card(bundle: ModelBundle, dataset: Dataset, selection: Selection, scor
 def _details(bundle: ModelBundle) -> str:
     index = bundle.index
     shape = "x".join(map(str, index.input_shape))
+    each = " for each pixel" if index.task == "segmentation" else ""
     return "\n".join(
         (
             f"- Input: uint8 images, {shape} (height x width x channels); normalisation is inside",
-            "- Output: a probability of each class, and an embedding by which drift is detected",
+            f"- Output: a probability of each class{each}, and an embedding by which drift is detected",
             f"- {index.parameters:,} parameters, {bundle.size_mib:.2f} MiB as {MODEL_FILE} (ONNX opset {index.opset})",
             f"- Network: {_settings(index.model)}",
             f"- Recipe: {_settings(index.training)}",

@@ -17,7 +17,7 @@ from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.mistakes import LONGEST_SIDE
 from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
-from steelyard.metrics import METRICS, metric
+from steelyard.metrics import CHIEF, METRICS, metric
 from steelyard.page import NARROW_SPACE, environment
 from steelyard.report.charts import (
     Curves,
@@ -34,7 +34,6 @@ from steelyard.report.charts import (
 from steelyard.report.classes import ClassRates, class_rates, confused
 from steelyard.report.pareto import pareto
 from steelyard.report.reasons import formulas, misses, needs, turning_points, weight_space
-from steelyard.selection.publish import ALWAYS
 from steelyard.selection.selection import Selection
 from steelyard.selection.why import preferred, sensitivity
 
@@ -262,7 +261,7 @@ def _headline(selection: Selection, cards: Sequence[Scorecard]) -> tuple[str, Me
     card = next((card for card in cards if card.candidate == selection.winner), None)
     if card is None:
         return None
-    name = ALWAYS[card.index.task]
+    name = CHIEF[card.index.task]
     found = selection.test.get(name) or card.index.test.get(name)
     return (name, found) if found else None
 

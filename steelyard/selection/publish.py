@@ -7,14 +7,12 @@ from steelyard.contract import Contract
 from steelyard.evaluation.bounds import measure_quality
 from steelyard.evaluation.measurement import Measurement
 from steelyard.evaluation.scorecard import Scorecard
-from steelyard.metrics import metric
+from steelyard.metrics import CHIEF, metric
 from steelyard.selection.robustness import robustness
 from steelyard.selection.select import select
 from steelyard.selection.selection import Selection
 
 log = logging.getLogger(__name__)
-
-ALWAYS = {"classification": "accuracy", "segmentation": "mean_iou"}  # published whether or not the contract names it
 
 
 def choose(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, serving: str | None = None) -> Selection:
@@ -35,7 +33,7 @@ def publish(selection: Selection, winner: Scorecard) -> Selection:
     if answers is None:
         test = {name: winner.index.test[name] for name in named if name in winner.index.test}
     else:
-        names = list(dict.fromkeys([*named, ALWAYS[winner.index.task]]))
+        names = list(dict.fromkeys([*named, CHIEF[winner.index.task]]))
         test = measure_quality(answers, winner.index.classes, names)
         log.info("test split read: %s, for %s", winner.candidate, selection.client)
     chosen = next(ranked for ranked in selection.ranking if ranked.candidate == winner.candidate)

@@ -1,4 +1,4 @@
-"""The code that MLflow runs for a registered model: encoded images in, label and probabilities out."""
+"""The code that MLflow runs for a registered model: encoded images in, label and probabilities or masks out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class ImageClassifier(PythonModel):  # type: ignore[misc]
+class ImageModel(PythonModel):  # type: ignore[misc]
     """A ModelBundle behind MLflow's interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -21,13 +21,16 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         self.bundle = ModelBundle(Path(context.artifacts["bundle"]))
 
     def predict(self, context: PythonModelContext, model_input: "pd.DataFrame") -> "pd.DataFrame":
-        """Classify a column of encoded images."""
+        """Classify or segment a column of encoded images."""
         import pandas as pd
 
         from steelyard.data.decode import decode
+        from steelyard.data.encode import png
 
         index = self.bundle.index
         images_NHWC = np.stack([decode(image, index.input_shape) for image in model_input["image"]])
+        if index.task == "segmentation":
+            return pd.DataFrame({"mask": [png(mask_HW) for mask_HW in self.bundle.segment(images_NHWC).masks_NHW]})
         probabilities_NC = self.bundle.predict_all(images_NHWC).probabilities_NC
         columns = [f"probability_{name}" for name in index.classes]  # a class may be called `label`
         answers = pd.DataFrame(probabilities_NC.astype(np.float64), columns=columns)
@@ -35,4 +38,4 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         return answers
 
 
-set_model(ImageClassifier())
+set_model(ImageModel())

@@ -67,7 +67,7 @@ class TrainingRun:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        figures = epoch.model_dump(exclude={"epoch"})
+        figures = epoch.model_dump(exclude={"epoch"}, exclude_none=True)
         points = [Metric(name, value, now_ms, epoch.epoch) for name, value in figures.items()]
         self._client.log_batch(self._run_id, metrics=points)
 

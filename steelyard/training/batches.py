@@ -50,7 +50,7 @@ class Batches:
         order_N = torch.from_numpy(shuffle.permutation(self.images)).to(self._device)
         images_NHWC, truths = self._resident
         for chosen_N in order_N.tensor_split([self._size * batch for batch in range(1, len(self))])[skip:]:
-            yield images_NHWC[chosen_N], truths[chosen_N]
+            yield images_NHWC[chosen_N], truths[chosen_N].long()
 
     def in_order(self) -> Iterator[Batch]:
         """Yield the batches as they are stored."""
@@ -59,7 +59,7 @@ class Batches:
         else:
             images_NHWC, truths = self._resident
             for start in range(0, self.images, self._size):
-                yield images_NHWC[start : start + self._size], truths[start : start + self._size]
+                yield images_NHWC[start : start + self._size], truths[start : start + self._size].long()
 
     def _read(self, shuffle: np.random.Generator | None, skip: int) -> Iterator[Batch]:
         arrays = no_single(self._dataset.batches(self._split, self._size, shuffle))
@@ -104,13 +104,15 @@ def _ahead(batches: Iterator[Arrays]) -> Iterator[Arrays]:
 def _fits(dataset: Dataset, split: Split, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
-    needed = dataset.index.images[split] * int(np.prod(dataset.index.image_shape))
+    height, width, channels = dataset.index.image_shape
+    planes = channels + (dataset.index.task == "segmentation")
+    needed = dataset.index.images[split] * height * width * planes
     return needed <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _upload(dataset: Dataset, split: Split, device: torch.device) -> Batch:
     parts = [
-        (torch.from_numpy(images_NHWC).to(device), torch.from_numpy(truths).to(device).long())
+        (torch.from_numpy(images_NHWC).to(device), torch.from_numpy(truths).to(device))
         for images_NHWC, truths in dataset.batches(split, CHUNK)
     ]
     images, truths = zip(*parts, strict=True)

@@ -34,6 +34,8 @@ class CheckpointIndex(Index):
     images: int
     loss: float
     hits: float
+    counted: float
+    weight: float
     learning_seconds: float
 
 

@@ -18,6 +18,7 @@ from steelyard.params import Candidate
 from steelyard.training.train import Trained
 
 OPSET = 20
+CHECKED = 256  # images of validation
 LARGEST_DIFFERENCE = 1e-4  # in probability, between torch and ONNX Runtime
 
 
@@ -43,7 +44,7 @@ def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: st
             task=dataset.index.task,
             classes=dataset.index.classes,
             input_shape=dataset.index.image_shape,
-            embedding_size=trained.model.network.head.in_features,
+            embedding_size=trained.model.network.features,
             run_key=run_key,
             dataset=dataset.ref,
             model=candidate.model_spec(),
@@ -73,8 +74,8 @@ class _Served(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits_NC, embedding_ND = self.model(images)
-        return logits_NC.softmax(1), embedding_ND
+        logits, embedding_ND = self.model(images)
+        return logits.softmax(1), embedding_ND
 
 
 def _to_onnx(model: Normalised, dataset: Dataset, file: Path) -> None:
@@ -97,10 +98,13 @@ def _to_onnx(model: Normalised, dataset: Dataset, file: Path) -> None:
 
 
 def _checked_difference(model: Normalised, bundle: ModelBundle, dataset: Dataset) -> float:
-    images_NHWC = dataset.head("validation", 256)
-    with torch.inference_mode():
-        expected_NC = model(torch.from_numpy(images_NHWC))[0].softmax(1).numpy()
-    difference = float(np.abs(bundle.predict_all(images_NHWC).probabilities_NC - expected_NC).max())
+    images_NHWC, difference = dataset.head("validation", CHECKED), 0.0
+    for start in range(0, len(images_NHWC), bundle.batch):
+        part_NHWC = images_NHWC[start : start + bundle.batch]
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(part_NHWC))[0].softmax(1).numpy()
+        largest = np.abs(bundle.answer(part_NHWC)[0] - expected).max()
+        difference = float(np.maximum(difference, largest))  # NaN, which `max` would pass over, stays
     if not difference <= LARGEST_DIFFERENCE:
         raise ExportDiffers(f"torch and ONNX Runtime differ by {difference:.2g} in probability")
     return difference

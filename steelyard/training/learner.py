@@ -14,6 +14,7 @@ from steelyard.training.augment import Augmentation
 from steelyard.training.batches import Batch
 from steelyard.training.device import precision
 from steelyard.training.freezing import Freezing
+from steelyard.training.loss import Loss, hits_and_counted
 from steelyard.training.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,13 @@ log = logging.getLogger(__name__)
 class Learner:
     """Learns batch by batch. All that is random in a step is drawn from the seed and the step's number alone."""
 
-    def __init__(self, model: Normalised, recipe: Training, steps: int, device: torch.device) -> None:
+    def __init__(self, model: Normalised, recipe: Training, loss: Loss, steps: int, device: torch.device) -> None:
         """Take a model to its device.
 
         Args:
             model: which is to learn.
             recipe: how.
+            loss: the recipe's.
             steps: in all.
             device: where.
         """
@@ -37,9 +39,9 @@ class Learner:
         self.precision = precision(recipe, device)
         self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
         self.best: dict[str, Tensor] = {}
-        self._recipe, self._steps, self._device = recipe, steps, device
+        self._recipe, self._loss, self._steps, self._device = recipe, loss, steps, device
         self._freezing = Freezing(model.network, recipe.unfreeze)
-        self._augment = Augmentation(recipe.augment, model.network.head.out_features)
+        self._augment = Augmentation(recipe.augment, model.network.classes)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
@@ -50,7 +52,7 @@ class Learner:
         self._freezing.begin(epoch)
 
     def learn(self, batch: Batch, step: int) -> Tensor:
-        """Take one step, and return the mean loss and the hits (2,).
+        """Take one step, and return (4,): the summed loss, the hits, of how many, and what the loss is divided by.
 
         Where the device's memory does not suffice, the batch is learnt in parts, each half as large as before, and
         the gradients are summed: batch norm then sees the parts.
@@ -79,10 +81,10 @@ class Learner:
         return learning_rate(self._recipe, step, self._steps)
 
     def answer(self, images_NHWC: Tensor) -> Tensor:
-        """Return the logits (N, classes) of the weights that count."""
+        """Return the logits (N, classes), or for masks (N, classes, H, W), of the weights that count."""
         with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
-            logits_NC, _ = self.averaged(images_NHWC)
-        return logits_NC.float()  # type: ignore[no-any-return]
+            logits, _ = self.averaged(images_NHWC)
+        return logits.float()  # type: ignore[no-any-return]
 
     def keep_best(self) -> None:
         """Remember the weights as the best so far."""
@@ -116,19 +118,15 @@ class Learner:
         torch.manual_seed(_seed(self._recipe.seed, step))
         self._optimizer.zero_grad()
         images_NCHW, targets = self._augment(*batch)
-        parts = -(-len(targets) // self.micro_batch)
-        figures = torch.zeros(2, dtype=torch.float64, device=self._device)
+        parts, total = -(-len(targets) // self.micro_batch), self._loss.total(targets)
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         for images, wanted in zip(images_NCHW.tensor_split(parts), targets.tensor_split(parts), strict=True):
             with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
-                logits_NC, _ = self.model.answer(images)
-            share = len(wanted) / len(targets)
-            loss = share * nn.functional.cross_entropy(
-                logits_NC.float(), wanted, label_smoothing=self._recipe.label_smoothing
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-            labels_N = wanted.argmax(1) if wanted.ndim == 2 else wanted
-            figures += torch.stack([loss.detach(), (logits_NC.argmax(1) == labels_N).sum()])
-        return figures
+                logits, _ = self.model.answer(images)
+            loss = self._loss.sum(logits.float(), wanted)
+            (loss / total).backward()  # type: ignore[no-untyped-call]
+            sums += torch.stack([loss.detach().double(), *hits_and_counted(logits, wanted)])
+        return torch.cat([sums, total[None]])
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

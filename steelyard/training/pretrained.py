@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steelyard.models.normalised import Normalised
 
 OURS = "network.body."  # before the names in a bundle's weights.safetensors
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that our networks do not have
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.", "aux_classifier.")  # heads that our networks do not have
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 

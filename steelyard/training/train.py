@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
@@ -22,6 +22,8 @@ from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
 from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
 from steelyard.training.learner import Learner, copy_into
+from steelyard.training.loss import Loss, hits_and_counted
+from steelyard.training.overlap import Overlap
 from steelyard.training.pretrained import Weights, load_pretrained
 
 log = logging.getLogger(__name__)
@@ -104,13 +106,16 @@ class _Run:
             checkpoints,
         )
         self._train = Batches(dataset, "train", self._recipe.batch_size, device)
-        self._validation = Batches(dataset, "validation", EVALUATION_BATCH, device)
+        self._masks, self._classes = dataset.index.task == "segmentation", dataset.index.classes
+        evaluated = min(EVALUATION_BATCH, self._recipe.batch_size) if self._masks else EVALUATION_BATCH
+        self._validation = Batches(dataset, "validation", evaluated, device)
         torch.manual_seed(self._recipe.seed)
         network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
         model = Normalised(network, *mean_and_std(dataset))
         if weights:
             load_pretrained(model, candidate.arch, weights)
-        self._learner = Learner(model, self._recipe, self._recipe.epochs * len(self._train), device)
+        loss, steps = Loss(self._recipe, self._classes, device), self._recipe.epochs * len(self._train)
+        self._learner = Learner(model, self._recipe, loss, steps, device)
         self._history: list[Epoch] = []
         self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
         if found := checkpoints and checkpoints.latest():
@@ -146,7 +151,8 @@ class _Run:
         )
 
     def _epoch(self, number: int, progress: Progress) -> Epoch:
-        rate, started, before = self._learner.learning_rate(self._step), time.monotonic(), self._sums.seconds
+        rate = self._learner.learning_rate(self._step - self._sums.batches)
+        started, before = time.monotonic(), self._sums.seconds
         self._learner.begin(number)
         for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
             self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
@@ -157,7 +163,7 @@ class _Run:
             progress.advance(len(batch[1]))
         train_loss, train_accuracy = self._sums.means(_DIVERGED.format(number))
         learning_seconds = before + time.monotonic() - started
-        validation_loss, validation_accuracy = self._validate(number)
+        validation_loss, validation_accuracy, mean_iou = self._validate(number)
         if all(validation_loss < earlier.validation_loss for earlier in self._history):
             self._learner.keep_best()
         epoch = Epoch(
@@ -166,6 +172,7 @@ class _Run:
             train_accuracy=train_accuracy,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
+            validation_mean_iou=mean_iou,
             learning_rate=rate,
             seconds=before + time.monotonic() - started,
             images_per_s=self._train.images / learning_seconds,
@@ -176,15 +183,21 @@ class _Run:
         self._save(number + 1)
         return epoch
 
-    def _validate(self, number: int) -> tuple[float, float]:
+    def _validate(self, number: int) -> tuple[float, float, float | None]:
+        """Return loss, accuracy and, of masks, mean IoU of the weights that count."""
         self._learner.averaged.eval()
-        sums = _Sums(self._device)
+        plain = self._recipe.model_copy(update={"label_smoothing": 0})
+        loss, sums = Loss(plain, self._classes, self._device), _Sums(self._device)
+        overlap = Overlap(len(self._classes), self._device) if self._masks else None
         with torch.inference_mode():
-            for images_NHWC, labels_N in self._validation.in_order():
-                logits_NC = self._learner.answer(images_NHWC)
-                loss = nn.functional.cross_entropy(logits_NC, labels_N)
-                sums.add(torch.stack([loss.double(), (logits_NC.argmax(1) == labels_N).sum()]), len(labels_N))
-        return sums.means(f"the validation loss became {{}} in epoch {number}")
+            for images_NHWC, truths in self._validation.in_order():
+                logits = self._learner.answer(images_NHWC)
+                figures = [loss.sum(logits, truths).double(), *hits_and_counted(logits, truths), loss.total(truths)]
+                sums.add(torch.stack(figures), len(truths))
+                if overlap:
+                    overlap.add(logits, truths)
+        mean_loss, accuracy = sums.means(f"the validation loss became {{}} in epoch {number}")
+        return mean_loss, accuracy, overlap.mean_iou() if overlap else None
 
     def _save(self, number: int) -> None:
         """Leave a checkpoint from which epoch `number` goes on; weights that are no numbers are never saved."""
@@ -193,13 +206,15 @@ class _Run:
             self._sums.means(_DIVERGED.format(number))
         if self._checkpoints is None:
             return
-        loss, hits = self._sums.figures.tolist()
+        loss, hits, counted, weight = self._sums.figures.tolist()
         index = CheckpointIndex(
             step=self._step,
             batches=self._sums.batches,
             images=self._sums.images,
             loss=loss,
             hits=hits,
+            counted=counted,
+            weight=weight,
             learning_seconds=self._sums.seconds,
             seconds=self._seconds(),
             micro_batch=self._learner.micro_batch,
@@ -212,7 +227,8 @@ class _Run:
         self._learner.micro_batch = index.micro_batch
         self._history, self._step = list(index.history), index.step
         self._seconds_before = index.seconds
-        self._sums.figures += torch.tensor([index.loss, index.hits], dtype=torch.float64, device=self._device)
+        before = (index.loss, index.hits, index.counted, index.weight)
+        self._sums.figures += torch.tensor(before, dtype=torch.float64, device=self._device)
         self._sums.batches, self._sums.images, self._sums.seconds = index.batches, index.images, index.learning_seconds
         log.info("%s: going on from step %d, in epoch %d", self._name, index.step, len(index.history) + 1)
 
@@ -222,24 +238,28 @@ class _Run:
     def _facts(self) -> str:
         facts = [f"learning rate {self._learner.learning_rate(self._step):.2g}"]
         if self._sums.images:
-            facts.append("loss {:.3f}, accuracy {:.3f}".format(*(self._sums.figures / self._sums.images).tolist()))
+            loss, hits, counted, weight = self._sums.figures.tolist()
+            facts.append(f"loss {loss / weight:.3f}, accuracy {hits / max(counted, 1):.3f}")
         if self._history:
-            facts.append(f"validation accuracy {self._history[-1].validation_accuracy:.3f}")
+            facts.append("validation {} {:.3f}".format(*self._history[-1].chief))
         if self._device.type == "cuda":
             facts.append(f"GPU memory {torch.cuda.memory_allocated(self._device) / 2**20:.0f} MiB")
         return ", ".join(facts)
 
 
 class _Sums:
-    """Loss and hits over the batches of an epoch; they stay on the device, which need not wait for them."""
+    """Loss and hits over the batches of an epoch; they stay on the device, which need not wait for them.
+
+    Summed loss, hits, of how many images or pixels that count, and what the loss is divided by to be a mean.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.figures = torch.zeros(2, dtype=torch.float64, device=device)
+        self.figures = torch.zeros(4, dtype=torch.float64, device=device)
         self.images, self.batches, self.seconds = 0, 0, 0.0
 
-    def add(self, means: Tensor, images: int) -> None:
-        """Count a batch with its mean loss and its hits (2,)."""
-        self.figures += means * means.new_tensor([images, 1])
+    def add(self, figures: Tensor, images: int) -> None:
+        """Count a batch."""
+        self.figures += figures
         self.images += images
         self.batches += 1
 
@@ -249,10 +269,10 @@ class _Sums:
         Raises:
             TrainingDiverged: with the complaint, {} being the loss, where that is no number.
         """
-        loss, hits = self.figures.tolist()
+        loss, hits, counted, weight = self.figures.tolist()
         if not math.isfinite(loss):
             raise TrainingDiverged(complaint.format(loss))
-        return loss / self.images, hits / self.images
+        return loss / weight, hits / max(counted, 1)
 
 
 @contextmanager
@@ -270,9 +290,10 @@ def _blame(recipe: Training) -> Iterator[None]:
 
 
 def _sentence(epoch: Epoch, epochs: int) -> str:
+    name, value = epoch.chief
     return (
         f"epoch {epoch.epoch} of {epochs}, loss {epoch.train_loss:.3f}, "
-        f"validation accuracy {epoch.validation_accuracy:.3f}, {epoch.seconds:.1f} s"
+        f"validation {name} {value:.3f}, {epoch.seconds:.1f} s"
     )
 
 

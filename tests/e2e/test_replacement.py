@@ -73,9 +73,9 @@ def altered(tracking_uri: str, folder: Path) -> Iterator[int]:
     tracking = Tracking(tracking_uri)
     fetch(tracking.registered(CLIENT).storage_uri, folder)
     smoke_test = SmokeTest.read(folder)
-    probabilities_NC = smoke_test.probabilities_NC.copy()
+    probabilities_NC = smoke_test.answers.copy()
     probabilities_NC[0, 0] = np.nextafter(probabilities_NC[0, 0], np.float32(1))
-    SmokeTest(images_NHWC=smoke_test.images_NHWC, probabilities_NC=probabilities_NC).write(folder)
+    SmokeTest(images_NHWC=smoke_test.images_NHWC, answers=probabilities_NC).write(folder)
     ModelBundle(folder).index.model_copy(update={"files": dict(checksums(folder))}).write(folder / "bundle.json")
     with uploaded(folder, "steelyard-e2e/altered") as address:
         yield tracking.register(CLIENT, ModelBundle(folder), address)

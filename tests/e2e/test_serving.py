@@ -87,7 +87,7 @@ def post(port: int, path: str, body: bytes, **headers: str) -> urllib3.BaseHTTPR
 
 
 def test_http_and_grpc_answer_as_offline(ports: dict[str, int], client: str, smoke_test: SmokeTest) -> None:
-    images_NHWC, expected_NC = smoke_test.images_NHWC, smoke_test.probabilities_NC
+    images_NHWC, expected_NC = smoke_test.images_NHWC, smoke_test.answers
     path = f"/v2/models/{client}/infer"
     smoke_test.check(post(ports["http"], path, json.dumps(smoke_test.request()).encode()).json())
 

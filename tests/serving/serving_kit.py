@@ -69,13 +69,45 @@ def write_bundle(folder: Path) -> Path:
     return folder
 
 
-def write_index(folder: Path) -> None:
+def write_mask_bundle(folder: Path) -> Path:
+    """A linear model of each pixel: the darkest are cats, the brightest eels."""
+    weights = {
+        "scale": np.array(1 / 255, np.float32),
+        "slope": np.float32([-8, 0, 8]).reshape(3, 1, 1, 1),
+        "level": np.float32([3, 1, -5]),
+    }
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "scale"], ["scaled"]),
+        helper.make_node("Transpose", ["scaled"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "slope", "level"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        helper.make_node("ReduceMean", ["planes"], ["embedding"], axes=[2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", *SHAPE])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(CLASSES), *SHAPE[:2]]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 1]),
+        ],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    (folder / "1").mkdir(parents=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "1" / "model.onnx")
+    write_index(folder, task="segmentation", embedding_size=1)
+    return folder
+
+
+def write_index(folder: Path, task: str = "classification", embedding_size: int = EMBEDDING) -> None:
     BundleIndex(
         candidate="tiny",
-        task="classification",
+        task=task,
         classes=CLASSES,
         input_shape=SHAPE,
-        embedding_size=EMBEDDING,
+        embedding_size=embedding_size,
         run_key=RUN_KEY,
         dataset=DatasetRef(content_digest="c", split_digest="s"),
         model={},

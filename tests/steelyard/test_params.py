@@ -39,7 +39,7 @@ def test_a_candidate_survives_the_way_through_a_pipeline_where_every_number_is_a
         ("epochs: 12", "epochs: -1", r"training\.epochs: .*greater than or equal to 1"),
         ("learning_rate: 1e-3", "learning_rate: .nan", r"training\.learning_rate: .*finite"),
         ("{source: digits, image_size: 16}", "{source: digits, image_size: 16, split: {train: 0.9}}", "sum to 1"),
-        ("arch: resnet18, ", "", r"candidates\.resnet18: give either layers or arch"),
+        ("arch: resnet18, ", "", r"candidates\.resnet18: give one of layers, arch and unet"),
         ("arch: resnet18", "name: x, arch: resnet18", r"candidates\.resnet18\.name: unknown key"),
         ("resnet18: {", "Res Net: {", r"candidates\.Res Net\.name: a candidate's name has"),
         ("task: classification", "task: clasification", r"task: input should be 'classification'"),
@@ -89,3 +89,76 @@ def test_an_address_takes_the_place_of_a_folder_or_of_a_named_set_s_root(source:
     params = Params.from_yaml(GOOD.replace("digits", source))
     assert params.at("s3://bucket/images").data == params.data.model_copy(update={changed: "s3://bucket/images"})
     assert params.at("") == params
+
+
+MASKS = """
+task: segmentation
+data: {source: here, image_size: [13, 18], masks: {classes: {sky: 0, road: 1}, ignore: 9}}
+training: {epochs: 2}
+candidates:
+  unet: {unet: {width: 8}, training: {loss: focal, class_weights: {road: 2}}}
+  deeplab: {arch: deeplabv3_mobilenet_v3_large}
+"""
+
+
+def test_a_unet_survives_the_way_through_a_pipeline() -> None:
+    candidate = Params.from_yaml(MASKS).candidates["unet"]
+    sent = json.loads(json.dumps(candidate.model_dump(mode="json", exclude_none=True)), parse_int=float)
+    again = type(candidate).model_validate(sent)
+    assert again == candidate
+    assert candidate.unet is not None
+    assert candidate.unet.model_dump() == {"depth": 4, "width": 8, "batch_norm": True, "dropout": 0}
+    Params.from_yaml(MASKS).check_trainable()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "complaint"),
+    [
+        (
+            "unet: {width: 8}",
+            "layers: [{flatten: true}]",
+            "unet.layers: go with task: classification; a segmentation t",
+        ),
+        ("unet: {width: 8}", "unet: {width: 0}", "unet.unet.width: .*greater than or equal to 1"),
+        ("unet: {width: 8}", "unet: {with: 8}", "unet.unet.with: unknown key; did you mean 'width'"),
+        ("unet: {width: 8}", "unet: {}, arch: resnet18", "unet: give one of layers, arch and unet"),
+        ("unet: {width: 8}", "unet: {}, stem: small", "unet: stem goes with arch, not with layers or unet"),
+        ("unet: {width: 8}", "unet: {}, pretrained: true", "unet: pretrained: true goes with arch"),
+        (
+            "deeplabv3_mobilenet_v3_large",
+            "resnet18",
+            "deeplab.arch: there is no segmentation network 'resnet18'; there",
+        ),
+        ("v3_large", "v3_large, stem: small", "deeplab.stem: goes with task: classification"),
+        ("loss: focal", "loss: lovasz", "unet.training.loss: input should be 'cross-entropy', 'dice' or 'focal'"),
+        (
+            "loss: focal",
+            "loss: focal, label_smoothing: 0.1",
+            "label_smoothing goes with loss: cross-entropy, not with f",
+        ),
+        ("road: 2", "raod: 2", "unet.training.class_weights: there is no class 'raod'; did you mean 'road'"),
+        ("road: 2", "road: 0", "unet.training.class_weights.road: .*greater than 0"),
+        ("epochs: 2", "epochs: 2, augment: {cutmix: 1}", "training.augment: mixup and cutmix go with classification"),
+    ],
+)
+def test_what_can_t_make_masks_is_refused(wrong: str, right: str, complaint: str) -> None:
+    assert wrong in MASKS
+    with pytest.raises(InvalidFile, match=rf"^my\.yaml: .*{complaint}") as caught:
+        Params.from_yaml(MASKS.replace(wrong, right), "my.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("unet: {}", "unet: goes with task: segmentation"),
+        ("arch: fcn_resnet50", "arch: goes with task: segmentation"),
+        ("arch: resnet18, training: {loss: dice}", "training.loss: goes with task: segmentation"),
+        ("arch: resnet18, training: {class_weights: {a: 2}}", "training.class_weights: goes with task: segmentation"),
+    ],
+)
+def test_what_makes_masks_can_t_classify(given: str, complaint: str) -> None:
+    with pytest.raises(InvalidFile, match=rf"candidates\.x\.{complaint}"):
+        Params.from_yaml(
+            f"{{task: classification, data: {{source: digits, image_size: 8}}, candidates: {{x: {{{given}}}}}}}"
+        )

@@ -15,7 +15,7 @@ from steelyard.smoke_test import SmokeTest, SmokeTestFailed
 from tests.fake_cluster import Cluster
 
 SMOKE_TEST = SmokeTest(
-    images_NHWC=np.zeros((2, 1, 1, 1), np.uint8), probabilities_NC=np.array([[0.25, 0.75], [1, 0]], np.float32)
+    images_NHWC=np.zeros((2, 1, 1, 1), np.uint8), answers=np.array([[0.25, 0.75], [1, 0]], np.float32)
 )
 
 

@@ -53,6 +53,17 @@ def test_a_state_dict_of_torchvision_fits_with_its_normalisation(theirs: Path) -
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
+def test_a_segmentation_network_of_torchvision_lends_all_but_its_heads(tmp_path: Path) -> None:
+    arch, file = "deeplabv3_mobilenet_v3_large", tmp_path / "deeplab.pth"
+    whole = models.get_model(arch, weights=None, weights_backbone=None, num_classes=21, aux_loss=True).state_dict()
+    torch.save(whole, file)
+    model = loaded(candidate_of(arch=arch, pretrained=str(file)))
+    for name, value in model.network.body.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+    assert model.network(torch.zeros(2, 3, 16, 16))[0].shape == (2, 5, 16, 16)
+    assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
 def test_a_stem_for_small_images_or_one_channel_stays_fresh(theirs: Path) -> None:
     wanted = torch.load(theirs, weights_only=True)
     for settings, channels in (({"stem": "small"}, 3), ({}, 1)):

@@ -13,6 +13,7 @@ from steelyard.params import Augment, Candidate, Params, Training
 from steelyard.training import train as training
 from steelyard.training.augment import Augmentation
 from steelyard.training.learner import Learner
+from steelyard.training.loss import Loss
 from steelyard.training.schedule import learning_rate
 from tests.conftest import SMALL_PARAMS
 
@@ -118,7 +119,8 @@ def learner(most: int, **recipe: object) -> Learner:
     torch.manual_seed(0)
     network = Network(Cramped(most), 8, 4)
     model = Normalised(network, np.full(3, 0.5), np.full(3, 0.25))
-    return Learner(model, Training.model_validate({"batch_size": 64, **recipe}), 10, torch.device("cpu"))
+    cpu, settings = torch.device("cpu"), Training.model_validate({"batch_size": 64, **recipe})
+    return Learner(model, settings, Loss(settings, "abcd", cpu), 10, cpu)
 
 
 def test_a_full_device_gets_smaller_parts_and_the_same_step(caplog: pytest.LogCaptureFixture) -> None:

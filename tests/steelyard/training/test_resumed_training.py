@@ -148,9 +148,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(dataset: Dataset, tmp_
 
 
 def test_a_disk_that_takes_no_more_ends_the_training_in_one_sentence(dataset: Dataset, tmp_path: Path) -> None:
-    index = CheckpointIndex(
-        step=1, history=(), micro_batch=1, seconds=0, batches=0, images=0, loss=0, hits=0, learning_seconds=0
-    )
+    none = dict.fromkeys(("seconds", "batches", "images", "loss", "hits", "counted", "weight", "learning_seconds"), 0)
+    index = CheckpointIndex.model_validate({"step": 1, "history": (), "micro_batch": 1, **none})
     Checkpoints(str(tmp_path)).save(index, {"x": torch.zeros(2)})
     (tmp_path / "0000000002.safetensors").mkdir()  # in whose place no file can be put
     with pytest.raises(StoreError, match="a checkpoint can't be written"):
