@@ -53,7 +53,8 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     tell(f"clean stream: {len(truth)} images, accuracy {accuracy:.4f}, {len(clean_alarms)} alarms")
     noisy_NHWC = corrupt(images_NHWC, CORRUPTION, SEVERITY, seed=0)
     first_alarm = _stream_until_alarm(pod, bundle, noisy_NHWC, clean_alarms)
-    tell(f"corrupted stream ({CORRUPTION}): " + (f"alarm after {first_alarm} images" if first_alarm else "no alarm"))
+    otherwise = "the alarm of before still stands" if clean_alarms else "no alarm"
+    tell(f"corrupted stream ({CORRUPTION}): " + (f"alarm after {first_alarm} images" if first_alarm else otherwise))
     return Rehearsal(
         images=len(truth),
         offline_accuracy=_accuracy(_offline(bundle, images_NHWC), truth),
