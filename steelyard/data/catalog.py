@@ -122,8 +122,8 @@ class Catalog:
         last = 0
         while True:
             found = self.sql(
-                "SELECT id, path, part, label, version, mask FROM items WHERE row IS NULL AND problem IS NULL "
-                "AND NOT gone AND id > ? ORDER BY id LIMIT ?",
+                "SELECT id, path, version, part, label, grp, given, mask FROM items "
+                "WHERE row IS NULL AND problem IS NULL AND NOT gone AND id > ? ORDER BY id LIMIT ?",
                 *(last, 8 * chunk),
             ).fetchall()
             if not found:
@@ -157,5 +157,5 @@ def settings_of(file: Path) -> str | None:
     return None
 
 
-def _item(path: bytes, part: int, label: str, version: str, mask: bytes) -> Item:
-    return Item(path=os.fsdecode(path), part=part, label=label, version=version, mask=os.fsdecode(mask))
+def _item(path: bytes, version: str, part: int, label: str, group: str, split: str, mask: bytes) -> Item:
+    return Item(os.fsdecode(path), version, part, label, group, split, os.fsdecode(mask))

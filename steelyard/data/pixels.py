@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Iterator
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -9,21 +11,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-MAPPED_BYTES = 2**24  # of a file at a time: the kernel counts what was read of it, and what lies around that, as memory
+GAP_BYTES = 2**12  # between rows that are read in one go: as soon read as skipped
 
 
 def gathered(file: Path, rows_M: NDArray[np.integer]) -> NDArray[Any]:
-    """Return some rows of a .npy file, in any order; the file is opened anew for each part of it."""
-    mapped = np.load(file, mmap_mode="r")
-    rows_together = max(1, MAPPED_BYTES * len(mapped) // max(1, mapped.nbytes))
-    if len(mapped) <= rows_together:
-        return np.asarray(mapped[rows_M])
+    """Return some rows of a .npy file, in any order; none is mapped, since what was read of a map counts as memory."""
+    mapped = np.load(file, mmap_mode="r")  # for its header
     found = np.empty((len(rows_M), *mapped.shape[1:]), mapped.dtype)
-    parts_M = rows_M // rows_together
-    for part in np.unique(parts_M):
-        chosen_M = parts_M == part
-        found[chosen_M] = np.load(file, mmap_mode="r")[rows_M[chosen_M]]
+    order_M = np.argsort(rows_M, kind="stable")
+    sorted_M = rows_M[order_M]
+    row_bytes = prod(mapped.shape[1:]) * mapped.itemsize
+    cuts = np.flatnonzero(np.diff(sorted_M) * row_bytes > GAP_BYTES) + 1
+    with file.open("rb", buffering=0) as stream:
+        for start, end in pairwise([0, *cuts.tolist(), len(sorted_M)] if len(sorted_M) else []):
+            first, last = int(sorted_M[start]), int(sorted_M[end - 1])
+            data = os.pread(stream.fileno(), (last + 1 - first) * row_bytes, mapped.offset + first * row_bytes)
+            stretch = np.frombuffer(data, mapped.dtype).reshape(-1, *mapped.shape[1:])
+            found[order_M[start:end]] = stretch[sorted_M[start:end] - first]
     return found
+
+
+def in_parts(file: Path, rows: int) -> Iterator[NDArray[Any]]:
+    """Yield a .npy file's rows in their order, some at a time; none is mapped."""
+    count = len(np.load(file, mmap_mode="r"))
+    for start in range(0, count, rows):
+        yield gathered(file, np.arange(start, min(start + rows, count)))
 
 
 class RowFile:

@@ -8,12 +8,12 @@ import pytest
 from steelyard.data.pixels import RowFile, gathered
 
 
-@pytest.mark.parametrize("mapped_bytes", [1, 100, 2**24])
+@pytest.mark.parametrize("gap_bytes", [0, 100, 2**24])
 @pytest.mark.parametrize("dtype", [np.dtype(np.uint8), np.dtype([("digest", np.uint8, 5), ("width", np.int32)])])
 def test_rows_are_gathered_in_the_order_they_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped_bytes: int, dtype: np.dtype[np.void]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap_bytes: int, dtype: np.dtype[np.void]
 ) -> None:
-    monkeypatch.setattr("steelyard.data.pixels.MAPPED_BYTES", mapped_bytes)
+    monkeypatch.setattr("steelyard.data.pixels.GAP_BYTES", gap_bytes)
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (50, 3 * dtype.itemsize), np.uint8).view(dtype)
     file = RowFile(tmp_path / "rows.npy", (3,), dtype)
