@@ -17,7 +17,7 @@ from steelyard.data.dataset import SPLITS, DatasetIndex, Split
 from steelyard.data.files import place
 from steelyard.data.images import Images
 from steelyard.data.pictures import TINY, colour, picture, tinted
-from steelyard.data.pixels import in_parts
+from steelyard.data.pixels import Rows
 from steelyard.page import environment
 
 TEMPLATE = "card.html.jinja"
@@ -128,7 +128,7 @@ def _samples(folder: Path, classes: Sequence[str]) -> Iterator[tuple[str, list[s
 def _first_rows(folder: Path, numbers: Sequence[int]) -> dict[int, list[int]]:
     """Return the rows of the first images of some classes: files are in the order of the pixels' digests."""
     found: dict[int, list[int]] = {number: [] for number in numbers}
-    parts = (in_parts(folder / name, BLOCK) for name in ("rows.npy", "labels.npy"))
+    parts = (Rows(folder / name).parts(BLOCK) for name in ("rows.npy", "labels.npy"))
     for rows_M, labels_M in zip(*parts, strict=True):
         for number, rows in found.items():
             if len(rows) < SAMPLES:

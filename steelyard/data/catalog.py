@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS items (
     problem TEXT, row INTEGER, split TEXT,
     UNIQUE (path, part, label, given, grp)
 );
+CREATE INDEX IF NOT EXISTS troubled ON items (path) WHERE problem IS NOT NULL;
 """
 _SETTINGS = f"""
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.groups import NO_GROUP, number_groups
-from steelyard.data.pixels import gathered
+from steelyard.data.pixels import Rows
 from steelyard.data.sorting import RUN_BYTES, Records, Sorter, changes
 
 FACTS = np.dtype(
@@ -84,9 +84,9 @@ class Images:
         number = number_groups(catalog, group)
         images = cls(folder=folder, names=names, grouped=number != NO_GROUP)
         found = catalog.sql(f"SELECT id, row, {number}, {_RANK} FROM kept ORDER BY id")
-        by_pixels = Sorter(folder, "prefix")
+        by_pixels, facts = Sorter(folder, "prefix"), Rows(folder / "facts.npy")
         while len(listed := np.fromiter(islice(found, BATCH), _LISTED)):
-            by_pixels.add(images._records(listed))
+            by_pixels.add(images._records(listed, facts))
         images._keep(by_pixels.batches())
         return images
 
@@ -123,11 +123,11 @@ class Images:
         rows = ((STRICTNESS[split] or None, number) for some in by_id.batches() for number, split in some.tolist())
         catalog.many("UPDATE items SET split = ? WHERE id = ?", rows)
 
-    def _records(self, listed: Records) -> Records:
+    def _records(self, listed: Records, facts: Rows) -> Records:
         images = np.empty(len(listed), IMAGE)
         for name in _LISTED.names or ():
             images[name] = listed[name]
-        images["facts"] = gathered(self.folder / "facts.npy", listed["row"])
+        images["facts"] = facts[listed["row"]]
         images["prefix"] = prefixes(images["facts"]["digest"])
         hashes_L = hashes(self.names)
         order_L = np.argsort(hashes_L)

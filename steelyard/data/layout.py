@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steelyard.data.dataset import SPLITS, Split
 from steelyard.data.images import BATCH, STRICTNESS, Images, prefixes
-from steelyard.data.pixels import RowFile, gathered, in_parts
+from steelyard.data.pixels import RowFile, Rows
 from steelyard.data.shards import Shard, write_shards
 from steelyard.data.sorting import Records, changes
 from steelyard.data.workers import Pixels
@@ -123,8 +123,8 @@ def _lines(images: Images, used: Records, splits_M: NDArray[np.int8], masks: boo
     truths = _hex(used["facts"]["truth"]) if masks else [images.names[label] for label in used["label"].tolist()]
     lines = [f"{truth}:{digest}\n" for truth, digest in zip(truths, _hex(used["facts"]["digest"]), strict=True)]
     splits = [STRICTNESS[split] for split in splits_M.tolist()]
-    dealt = list(map("{}:{}".format, splits, lines))
-    evaluated = (line for line, split in zip(dealt, splits, strict=True) if split != "train")
+    dealt = [f"{split}:{line}" for split, line in zip(splits, lines, strict=True)]
+    evaluated = [line for line, split in zip(dealt, splits, strict=True) if split != "train"]
     return "".join(lines).encode(), "".join(dealt).encode(), "".join(evaluated).encode()
 
 
@@ -136,7 +136,7 @@ def _hex(digests: NDArray[np.uint8]) -> list[str]:
 def _counts(images: Images, chosen: Records, classes: tuple[str, ...], masks: bool) -> dict[str, int]:
     """Return the images of each class; of masks, the pixels."""
     if masks:
-        counts_K = gathered(images.folder / "counts.npy", chosen["row"]).sum(axis=0, dtype=np.int64)
+        counts_K = Rows(images.folder / "counts.npy")[chosen["row"]].sum(axis=0, dtype=np.int64)
     else:
         counts_K = np.bincount(chosen["label"], minlength=len(classes))
     return dict(zip(classes, counts_K.tolist(), strict=True))
@@ -151,7 +151,7 @@ def _emptied(folder: Path) -> Path:
 
 def _samples(folder: Path, pixels: Pixels, labelled: bool) -> Iterator[Shard]:
     names = ("rows.npy", "labels.npy") if labelled else ("rows.npy",)
-    for rows_M, *labels in zip(*(in_parts(folder / name, BATCH) for name in names), strict=True):
+    for rows_M, *labels in zip(*(Rows(folder / name).parts(BATCH) for name in names), strict=True):
         for place, row in enumerate(rows_M.tolist()):
             image_HWC, mask_HW = pixels.read(row)
             yield Shard(row, image_HWC, int(labels[0][place]) if mask_HW is None else mask_HW)

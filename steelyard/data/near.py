@@ -12,7 +12,6 @@ up to a sixth of such copies was missed there. All arithmetic is exact, so that 
 """
 
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.images import FACTS, Images
-from steelyard.data.pixels import gathered
+from steelyard.data.pixels import Rows
 from steelyard.data.sorting import Records, Sorter, in_blocks
 
 KEYS = FACTS["keys"].shape[0]
@@ -65,7 +64,7 @@ def _greys(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     """Return for each image the place of a near-duplicate in a stricter split; -1 where there is none."""
-    near_N = np.full(len(images), -1, np.int32)
+    near_N, thumbs = np.full(len(images), -1, np.int32), Rows(images.folder / "thumbs.npy")
     for key in range(KEYS):
         by_key = Sorter(images.folder, "key")
         for places, batch in images.batches():
@@ -76,22 +75,22 @@ def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
         before = np.empty(0, NEIGHBOUR)
         for block in in_blocks(by_key.batches(), BLOCK):
             stretch = np.concatenate([before, block])
-            _compare(images.folder, stretch, splits_N[stretch["place"]], near_N)
+            _compare(thumbs, stretch, splits_N[stretch["place"]], near_N)
             before = stretch[-WINDOW:]
     return near_N
 
 
-def _compare(folder: Path, stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]) -> None:
+def _compare(thumbs: Rows, stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]) -> None:
     """Look at neighbours, the next first; of images that are near to one in a stricter split, note the first found."""
     keys_M, places_M = stretch_M["key"], stretch_M["place"]
     wanted_M = near_N[places_M] < 0
     pairs = [_candidates(keys_M, splits_M, wanted_M, step) for step in range(1, min(WINDOW, len(keys_M) - 1) + 1)]
     compared = np.unique(np.concatenate([np.empty(0, np.intp), *chain.from_iterable(pairs)]))
-    thumbs = _Thumbs.of(gathered(folder / "thumbs.npy", stretch_M["row"][compared]))
+    reduced = _Reduced.of(thumbs[stretch_M["row"][compared]])
     for weak, strict in pairs:
         still = np.flatnonzero(wanted_M[weak])
         first, second = weak[still], strict[still]
-        alike = thumbs.alike(np.searchsorted(compared, first), np.searchsorted(compared, second))
+        alike = reduced.alike(np.searchsorted(compared, first), np.searchsorted(compared, second))
         wanted_M[first[alike]] = False
         near_N[places_M[first[alike][::-1]]] = places_M[second[alike][::-1]]  # turned round: the first found stays
 
@@ -106,7 +105,7 @@ def _candidates(
     return np.concatenate([ascending, descending + step]), np.concatenate([ascending + step, descending])
 
 
-class _Thumbs(NamedTuple):
+class _Reduced(NamedTuple):
     """Of C images: reductions, their sums and their spread, which is exact.
 
     Sums of 256 products of bytes stay below 2^24, so that float32 holds them exactly.
@@ -117,7 +116,7 @@ class _Thumbs(NamedTuple):
     spread_C: NDArray[np.float64]
 
     @classmethod
-    def of(cls, thumbs_CT: NDArray[np.uint8]) -> "_Thumbs":
+    def of(cls, thumbs_CT: NDArray[np.uint8]) -> "_Reduced":
         pixels_CT = thumbs_CT.astype(np.float32)
         sums_C = pixels_CT.sum(axis=1, dtype=np.float64)
         squares_C = np.einsum("ct,ct->c", pixels_CT, pixels_CT).astype(np.float64)

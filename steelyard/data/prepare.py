@@ -96,8 +96,9 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
             if (bad := bad + more) > allowed * listed:
                 break
     _refuse_too_many(catalog, listed, allowed)
-    pixels.close(catalog.next_row())
-    catalog.state("rows", catalog.next_row())
+    rows = catalog.next_row()
+    pixels.close(rows)
+    catalog.state("rows", rows)
 
 
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
