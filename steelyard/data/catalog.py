@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from steelyard.data.item import Item, Listing
 
-CACHE_MIB = 16
+CACHE_MIB = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQUE, seen INTEGER NOT NULL);

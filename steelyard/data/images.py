@@ -138,7 +138,7 @@ class Images:
     def _keep(self, batches: Iterable[Records]) -> None:
         self._file = SpooledTemporaryFile(RUN_BYTES, dir=str(self.folder))  # noqa: SIM115 - lives as long as this
         for batch in batches:
-            self._file.write(batch.tobytes())
+            self._file.write(batch.view(np.uint8))
             self._ends.append(self._ends[-1] + len(batch))
         self.splits_N = np.zeros(len(self), np.int8)
         self.near_N = np.full(len(self), -1, np.int32)

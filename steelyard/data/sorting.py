@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_BYTES = 2**22  # in memory at a time; several times as much while runs are merged
+RUN_BYTES = 2**21  # in memory at a time; several times as much while runs are merged
 
 Records = NDArray[Any]  # of a structured dtype
 
@@ -44,7 +44,7 @@ class Sorter:
         self._waiting = []
         self._file = self._file or TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives as long as this
         self._runs.append(_Run(self._file, self._file.tell(), len(run), run[:0]))
-        self._file.write(run.tobytes())
+        self._file.write(run.view(np.uint8))
 
 
 @dataclass(slots=True)
