@@ -189,7 +189,7 @@ def _cut(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     together: list[Entry] = []
     for entry in entries:
         together.append(entry)
-        if not crc32(os.fsencode(entry.path)) % CUTS or len(together) == MOST_TOGETHER:
+        if not crc32(entry.path.encode("utf-8", "surrogateescape")) % CUTS or len(together) == MOST_TOGETHER:
             yield together
             together = []
     if together:

@@ -44,7 +44,7 @@ class Sorter:
         self._waiting = []
         self._file = self._file or TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives as long as this
         self._runs.append(_Run(self._file, self._file.tell(), len(run), run[:0]))
-        self._file.write(run.view(np.uint8))
+        self._file.write(run.view(np.uint8).data)
 
 
 @dataclass(slots=True)

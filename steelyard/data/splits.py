@@ -268,8 +268,8 @@ def _by_size(images: Images, units: _Units) -> Iterator[Records]:
         batch = found[np.lexsort((found["label"], found["unit"]))]
         sizes_U = np.diff(np.flatnonzero(changes(batch["unit"])), append=len(batch))
         batch["size"] = -np.repeat(sizes_U, sizes_U)  # the largest first
-        given_G, given_N = units.splits_G[np.minimum(batch["unit"], groups - 1)], units.splits_N
-        given_M = np.where(batch["unit"] < groups, given_G, given_N[np.maximum(batch["unit"] - groups, 0)])
+        grouped, alone = np.split(batch["unit"], [np.searchsorted(batch["unit"], groups)])
+        given_M = np.concatenate([units.given_G[grouped], units.splits_N[alone - groups]])
         by_size.add(batch[given_M <= TRAIN])
     yield from by_size.batches()
 
