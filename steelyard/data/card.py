@@ -3,6 +3,7 @@
 However many images there are, it looks at a few of them and counts the others.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ from steelyard.data.dataset import SPLITS, DatasetIndex, Split
 from steelyard.data.files import place
 from steelyard.data.images import Images
 from steelyard.data.pictures import TINY, colour, picture, tinted
+from steelyard.data.pixels import Rows
 from steelyard.page import environment
 
 TEMPLATE = "card.html.jinja"
@@ -24,7 +26,7 @@ MOST_SAMPLED, SAMPLES, SAMPLE_SIDE = 24, 8, 96  # classes, images of each, their
 MASKED, MASKED_SIDE = 16, 256
 PAIRS, PAIR_SIDE = 8, 160
 BARS = 25
-BLOCK = 2**16
+BLOCK = 2**14
 
 _PLACE = "SELECT path, part, label, split FROM items WHERE id = ?"
 
@@ -34,7 +36,7 @@ def write_card(index: DatasetIndex, images: Images, catalog: Catalog) -> None:
 
     Args:
         index: what the images add up to.
-        images: those in use, as arrays.
+        images: those in use.
         catalog: where each came from.
 
     Raises:
@@ -92,7 +94,7 @@ def _facts(index: DatasetIndex, images: Images, catalog: Catalog) -> dict[str, o
         "legend": classes if masks else [],
         "samples": [] if masks else list(_samples(images.folder, index.classes)),
         "masked": list(_masked(images.folder)) if masks else [],
-        "histograms": [_sizes(images, "width"), _sizes(images, "height"), _brightness(images)],
+        "histograms": list(_histograms(images)),
         "pairs": list(_pairs(images, catalog)),
         "on_paper": ON_PAPER,
         "quarantined": index.quarantined[:MOST_QUARANTINED],
@@ -126,14 +128,11 @@ def _samples(folder: Path, classes: Sequence[str]) -> Iterator[tuple[str, list[s
 def _first_rows(folder: Path, numbers: Sequence[int]) -> dict[int, list[int]]:
     """Return the rows of the first images of some classes: files are in the order of the pixels' digests."""
     found: dict[int, list[int]] = {number: [] for number in numbers}
-    for start in range(0, len(np.load(folder / "rows.npy", mmap_mode="r")), BLOCK):
-        # opened anew each time: pages that were read count as memory
-        rows_N, labels_N = (
-            np.load(folder / name, mmap_mode="r")[start : start + BLOCK] for name in ("rows.npy", "labels.npy")
-        )
+    parts = (Rows(folder / name).parts(BLOCK) for name in ("rows.npy", "labels.npy"))
+    for rows_M, labels_M in zip(*parts, strict=True):
         for number, rows in found.items():
             if len(rows) < SAMPLES:
-                rows.extend(rows_N[np.flatnonzero(labels_N == number)[: SAMPLES - len(rows)]].tolist())
+                rows.extend(rows_M[np.flatnonzero(labels_M == number)[: SAMPLES - len(rows)]].tolist())
         if all(len(rows) == SAMPLES for rows in found.values()):
             break
     return found
@@ -149,18 +148,34 @@ def _pairs(images: Images, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
     images_NHWC = np.load(images.folder / "images.npy", mmap_mode="r")
 
     def shown(at: int) -> Shown:
-        path, part, label, split = catalog.sql(_PLACE, int(images.ids_N[at])).fetchone()
-        image = picture(images_NHWC[images.rows_N[at]], PAIR_SIDE)
-        return Shown(picture=image, place=place(path, part), label=label, split=split)
+        image = images.at(at)
+        path, part, label, split = catalog.sql(_PLACE, int(image["id"])).fetchone()
+        pixels = picture(images_NHWC[image["row"]], PAIR_SIDE)
+        return Shown(picture=pixels, place=place(path, part), label=label, split=split)
 
-    near_M = np.flatnonzero(images.near_N >= 0)
-    for at in near_M[np.lexsort((images.ids_N[near_M], images.prefixes_N[near_M]))][:PAIRS].tolist():
+    for at in np.flatnonzero(images.near_N >= 0)[:PAIRS].tolist():
         yield shown(at), shown(int(images.near_N[at]))
 
 
-def _sizes(images: Images, side: str) -> Histogram:
-    sizes_G, counts_G = _groups(facts[side] for facts in images.facts())
-    low, high = int(sizes_G.min()), int(sizes_G.max())
+def _histograms(images: Images) -> Iterator[Histogram]:
+    widths, heights, levels = Counter[int](), Counter[int](), Counter[int]()
+    for _, batch in images.batches():
+        facts = batch["facts"]
+        _count(widths, facts["width"])
+        _count(heights, facts["height"])
+        _count(levels, (facts["brightness"] * BARS).astype(np.int32))
+    yield _sizes("width", widths)
+    yield _sizes("height", heights)
+    yield _brightness(levels)
+
+
+def _count(counter: Counter[int], values_M: NDArray[np.int32]) -> None:
+    values_G, counts_G = np.unique(values_M, return_counts=True)
+    counter.update(dict(zip(values_G.tolist(), counts_G.tolist(), strict=True)))
+
+
+def _sizes(side: str, counter: Counter[int]) -> Histogram:
+    low, high = min(counter), max(counter)
     logarithmic = high > 10 * low
     if logarithmic:
         edges = np.unique(np.geomspace(low, high + 1, BARS + 1).round().astype(int)).tolist()
@@ -168,20 +183,18 @@ def _sizes(images: Images, side: str) -> Histogram:
         step = -(-(high + 1 - low) // BARS)
         edges = list(range(low, high + 1 + step, step))
     values = [str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in pairwise(edges)]
-    bars = _bars(np.histogram(sizes_G, edges, weights=counts_G)[0], [f"{value} pixels" for value in values])
+    bars = _bars(_histogram(counter, edges), [f"{value} pixels" for value in values])
     return Histogram(name=side, low=f"{low}", high=f"{high} pixels", bars=bars, logarithmic=logarithmic)
 
 
-def _brightness(images: Images) -> Histogram:
-    levels_G, counts_G = _groups((facts["brightness"] * BARS).astype(np.int32) for facts in images.facts())
+def _brightness(counter: Counter[int]) -> Histogram:
     values = [f"{bar / BARS:.2f} to {(bar + 1) / BARS:.2f}" for bar in range(BARS)]
-    bars = _bars(np.histogram(levels_G, BARS, (0, BARS), weights=counts_G)[0], values)
+    bars = _bars(_histogram(counter, range(BARS + 1)), values)
     return Histogram(name="brightness", low="0, black", high="1, white", bars=bars)
 
 
-def _groups(batches: Iterator[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return values, and how often each occurs."""
-    return np.unique(np.concatenate(list(batches)), return_counts=True)
+def _histogram(counter: Counter[int], edges: Sequence[int]) -> NDArray[np.int64]:
+    return np.histogram(list(counter), edges, weights=list(counter.values()))[0]
 
 
 def _bars(counts: NDArray[np.int64], values: Sequence[str]) -> list[tuple[float, str]]:

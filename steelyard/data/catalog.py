@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from steelyard.data.item import Item, Listing
 
-CACHE_MIB = 16
+CACHE_MIB = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQUE, seen INTEGER NOT NULL);
@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS items (
     problem TEXT, row INTEGER, split TEXT,
     UNIQUE (path, part, label, given, grp)
 );
+CREATE INDEX IF NOT EXISTS troubled ON items (path) WHERE problem IS NOT NULL;
 """
 _SETTINGS = f"""
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
@@ -122,8 +123,8 @@ class Catalog:
         last = 0
         while True:
             found = self.sql(
-                "SELECT id, path, part, label, version, mask FROM items WHERE row IS NULL AND problem IS NULL "
-                "AND NOT gone AND id > ? ORDER BY id LIMIT ?",
+                "SELECT id, path, version, part, label, grp, given, mask FROM items "
+                "WHERE row IS NULL AND problem IS NULL AND NOT gone AND id > ? ORDER BY id LIMIT ?",
                 *(last, 8 * chunk),
             ).fetchall()
             if not found:
@@ -157,5 +158,5 @@ def settings_of(file: Path) -> str | None:
     return None
 
 
-def _item(path: bytes, part: int, label: str, version: str, mask: bytes) -> Item:
-    return Item(path=os.fsdecode(path), part=part, label=label, version=version, mask=os.fsdecode(mask))
+def _item(path: bytes, version: str, part: int, label: str, group: str, split: str, mask: bytes) -> Item:
+    return Item(os.fsdecode(path), version, part, label, group, split, os.fsdecode(mask))

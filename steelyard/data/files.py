@@ -3,18 +3,19 @@
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
+from zlib import crc32
 
 from steelyard.errors import SourceError, UnreadableImage
 from steelyard.store import ObjectStore, is_remote, needed
 
-MOST_TOGETHER = 2**14
+MOST_TOGETHER, CUTS = 2**14, 2**8  # of the files of a folder; one in so many ends what is listed together
 
 
 class Entry(NamedTuple):
@@ -35,7 +36,8 @@ class Files(Protocol):
     def walk(self) -> Iterator[list[Entry]]:
         """Yield every file, those of a folder together, MOST_TOGETHER at most; names that begin with '.' are left out.
 
-        Nothing else is meant by their order, which is the same as long as the folder is.
+        Their order is that of the folder. Larger folders are cut behind files whose names say so (content-defined
+        chunking, Muthitacharoen et al. 2001): a file more or less changes one part alone.
         """
 
     def folders(self) -> Iterator[str]:
@@ -106,8 +108,7 @@ class LocalFiles:
                     inside = (*above, (here.st_dev, here.st_ino))
                     folders: list[str] = []
                     entries = _entries(folder, f"{below}/" if below else "", folders)
-                    while together := list(islice(entries, MOST_TOGETHER)):
-                        yield together
+                    yield from _cut(entries)
                     waiting += ((path, inside) for path in folders)
             except OSError as error:
                 yield [Entry(below, "", f"can't be opened: {error.strerror}")]
@@ -150,8 +151,7 @@ class RemoteFiles:
         """Yield every object below the prefix."""
         entries = (Entry(*found) for found in self.store.walk(self.address) if "/." not in f"/{found[0]}")
         for _, together in groupby(entries, key=lambda entry: entry.path.rpartition("/")[0]):
-            while some := list(islice(together, MOST_TOGETHER)):
-                yield some
+            yield from _cut(together)
 
     def folders(self) -> Iterator[str]:
         """Yield the first parts of the objects' names."""
@@ -183,6 +183,17 @@ def _opened(folder: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _cut(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    together: list[Entry] = []
+    for entry in entries:
+        together.append(entry)
+        if not crc32(entry.path.encode("utf-8", "surrogateescape")) % CUTS or len(together) == MOST_TOGETHER:
+            yield together
+            together = []
+    if together:
+        yield together
 
 
 def _entries(folder: int, prefix: str, folders: list[str]) -> Iterator[Entry]:

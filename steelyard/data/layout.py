@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.images import BATCH, STRICTNESS, Images, changes, prefixes
-from steelyard.data.pixels import gathered
+from steelyard.data.images import BATCH, STRICTNESS, Images, prefixes
+from steelyard.data.pixels import RowFile, Rows
 from steelyard.data.shards import Shard, write_shards
+from steelyard.data.sorting import Records, changes
 from steelyard.data.workers import Pixels
 from steelyard.store import ObjectStore
 
@@ -29,6 +30,13 @@ class Tally:
     split_digest: str = ""
     evaluation_digest: str = ""
 
+    def add(self, used: Records, masks: bool) -> None:
+        """Count images that are equal, and those of them that differ in their truth."""
+        prefixes_M = used["prefix"]
+        same_M = ~changes(prefixes_M)
+        self.duplicates += int(same_M.sum())
+        self.conflicts += len(np.unique(prefixes_M[same_M & changes(_truths(used, masks))]))
+
 
 def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...], masks: bool) -> Tally:
     """Write `rows.npy` of each split and, where images have labels, `labels.npy`; count and digest what is in a split.
@@ -36,30 +44,23 @@ def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...],
     Within a split the images are in the order of the digests of their pixels, which has no meaning and is the same
     everywhere.
     """
-    order_M, truths_M = _in_order(images, masks)
-    splits_M, same_M = images.splits_N[order_M], ~changes(images.prefixes_N[order_M])
-    differ_M = changes(truths_M) & same_M
     content, splits, evaluation = (hashlib.sha256(f"{shape}\n".encode()) for _ in range(3))
-    for content_lines, split_lines, evaluation_lines in _lines(images, order_M, masks):
-        content.update(content_lines)
-        splits.update(split_lines)
-        evaluation.update(evaluation_lines)
-    tally = Tally(
-        counts={},
-        duplicates=int(same_M.sum()),
-        conflicts=len(np.unique(images.prefixes_N[order_M][differ_M])),
-        content_digest=content.hexdigest(),
-        split_digest=splits.hexdigest(),
-        evaluation_digest=evaluation.hexdigest(),
-    )
-    for split in SPLITS:
-        chosen_S = order_M[splits_M == STRICTNESS.index(split)]
-        folder = _emptied(images.folder / split)
-        np.save(folder / "rows.npy", images.rows_N[chosen_S].astype(np.int64))
-        if not masks:
-            np.save(folder / "labels.npy", images.labels_N[chosen_S].astype(np.int64))
-        tally.images[split] = len(chosen_S)
-        tally.counts[split] = _counts(images, chosen_S, classes, masks)
+    tally = Tally(counts={split: Counter(dict.fromkeys(classes, 0)) for split in SPLITS})
+    files = {split: _SplitFiles(_emptied(images.folder / split), labels=not masks) for split in SPLITS}
+    for places, batch in images.batches():
+        used, splits_M = _in_use(batch, images.splits_N[places], masks)
+        tally.add(used, masks)
+        for digest, lines in zip((content, splits, evaluation), _lines(images, used, splits_M, masks), strict=True):
+            digest.update(lines)
+        for split, file in files.items():
+            chosen = used[splits_M == STRICTNESS.index(split)]
+            file.write(chosen)
+            tally.images[split] += len(chosen)
+            tally.counts[split].update(_counts(images, chosen, classes, masks))
+    for file in files.values():
+        file.close()
+    tally.content_digest, tally.split_digest = content.hexdigest(), splits.hexdigest()
+    tally.evaluation_digest = evaluation.hexdigest()
     return tally
 
 
@@ -85,28 +86,46 @@ def move_to_shards(
     return names
 
 
-def _in_order(images: Images, masks: bool) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-    """Return what is in a split, by pixels and then by truth, with the beginnings of the truths."""
-    in_use_M = np.flatnonzero(images.splits_N)
-    truths_M = images.labels_N[in_use_M].astype(np.uint64)
-    if masks:
-        truths_M = np.concatenate([prefixes(facts["truth"]) for facts in images.facts(in_use_M)])
-    order_M = np.lexsort((truths_M, images.prefixes_N[in_use_M]))
-    return in_use_M[order_M], truths_M[order_M]
+class _SplitFiles:
+    """`rows.npy` of a split and, where images have labels, `labels.npy`."""
+
+    def __init__(self, folder: Path, labels: bool) -> None:
+        self._rows = RowFile(folder / "rows.npy", (), np.int64)
+        self._labels = RowFile(folder / "labels.npy", (), np.int64) if labels else None
+        self._count = 0
+
+    def write(self, images: Records) -> None:
+        self._rows.write(self._count, images["row"].astype(np.int64))
+        if self._labels is not None:
+            self._labels.write(self._count, images["label"].astype(np.int64))
+        self._count += len(images)
+
+    def close(self) -> None:
+        for file in filter(None, (self._rows, self._labels)):
+            file.close(self._count)
 
 
-def _lines(images: Images, order_M: NDArray[np.intp], masks: bool) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield what is digested of batches of images: truth and digest of the pixels; the same with the split; the same
-    of what is evaluated on.
+def _in_use(batch: Records, splits_M: NDArray[np.int8], masks: bool) -> tuple[Records, NDArray[np.int8]]:
+    """Return what is in a split, by pixels and then by truth, with the splits."""
+    order_M = np.lexsort((_truths(batch, masks), batch["prefix"]))
+    order_M = order_M[splits_M[order_M] > 0]
+    return batch[order_M], splits_M[order_M]
+
+
+def _truths(images: Records, masks: bool) -> NDArray[np.integer]:
+    return prefixes(images["facts"]["truth"]) if masks else images["label"]
+
+
+def _lines(images: Images, used: Records, splits_M: NDArray[np.int8], masks: bool) -> tuple[bytes, bytes, bytes]:
+    """Return what is digested of images: truth and digest of the pixels; the same with the split; the same of what is
+    evaluated on.
     """
-    for start, facts in zip(range(0, len(order_M), BATCH), images.facts(order_M), strict=True):
-        places = order_M[start : start + BATCH]
-        truths = _hex(facts["truth"]) if masks else [images.names[label] for label in images.labels_N[places].tolist()]
-        lines = [f"{truth}:{digest}\n" for truth, digest in zip(truths, _hex(facts["digest"]), strict=True)]
-        splits = [STRICTNESS[split] for split in images.splits_N[places].tolist()]
-        dealt = list(map("{}:{}".format, splits, lines))
-        evaluated = (line for line, split in zip(dealt, splits, strict=True) if split != "train")
-        yield tuple("".join(some).encode() for some in (lines, dealt, evaluated))  # type: ignore[misc]
+    truths = _hex(used["facts"]["truth"]) if masks else [images.names[label] for label in used["label"].tolist()]
+    lines = [f"{truth}:{digest}\n" for truth, digest in zip(truths, _hex(used["facts"]["digest"]), strict=True)]
+    splits = [STRICTNESS[split] for split in splits_M.tolist()]
+    dealt = [f"{split}:{line}" for split, line in zip(splits, lines, strict=True)]
+    evaluated = [line for line, split in zip(dealt, splits, strict=True) if split != "train"]
+    return "".join(lines).encode(), "".join(dealt).encode(), "".join(evaluated).encode()
 
 
 def _hex(digests: NDArray[np.uint8]) -> list[str]:
@@ -114,15 +133,13 @@ def _hex(digests: NDArray[np.uint8]) -> list[str]:
     return [text[start : start + 64] for start in range(0, len(text), 64)]
 
 
-def _counts(images: Images, chosen_S: NDArray[np.intp], classes: tuple[str, ...], masks: bool) -> Counter[str]:
+def _counts(images: Images, chosen: Records, classes: tuple[str, ...], masks: bool) -> dict[str, int]:
     """Return the images of each class; of masks, the pixels."""
     if masks:
-        rows = (images.rows_N[chosen_S[start : start + BATCH]] for start in range(0, len(chosen_S), BATCH))
-        counts = [gathered(images.folder / "counts.npy", some).sum(axis=0, dtype=np.int64) for some in rows]
-        counts_K = np.sum([np.zeros(len(classes), np.int64), *counts], axis=0)
+        counts_K = Rows(images.folder / "counts.npy")[chosen["row"]].sum(axis=0, dtype=np.int64)
     else:
-        counts_K = np.bincount(images.labels_N[chosen_S], minlength=len(classes))
-    return Counter(dict(zip(classes, counts_K.tolist(), strict=True)))
+        counts_K = np.bincount(chosen["label"], minlength=len(classes))
+    return dict(zip(classes, counts_K.tolist(), strict=True))
 
 
 def _emptied(folder: Path) -> Path:
@@ -133,11 +150,8 @@ def _emptied(folder: Path) -> Path:
 
 
 def _samples(folder: Path, pixels: Pixels, labelled: bool) -> Iterator[Shard]:
-    rows_N = np.load(folder / "rows.npy", mmap_mode="r")
-    labels_N = np.load(folder / "labels.npy", mmap_mode="r") if labelled else None
-    for position, row in enumerate(rows_N.tolist()):
-        image_HWC, mask_HW = pixels.read(row)
-        if labels_N is not None:
-            yield Shard(row, image_HWC, int(labels_N[position]))
-        elif mask_HW is not None:
-            yield Shard(row, image_HWC, mask_HW)
+    names = ("rows.npy", "labels.npy") if labelled else ("rows.npy",)
+    for rows_M, *labels in zip(*(Rows(folder / name).parts(BATCH) for name in names), strict=True):
+        for place, row in enumerate(rows_M.tolist()):
+            image_HWC, mask_HW = pixels.read(row)
+            yield Shard(row, image_HWC, int(labels[0][place]) if mask_HW is None else mask_HW)

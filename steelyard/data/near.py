@@ -11,6 +11,7 @@ pair or two of smooth round cells among 3,000 were taken for near. Images as sma
 up to a sixth of such copies was missed there. All arithmetic is exact, so that every machine finds the same pairs.
 """
 
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.images import FACTS, Images
-from steelyard.data.pixels import gathered
+from steelyard.data.pixels import Rows
+from steelyard.data.sorting import Records, Sorter, in_blocks
 
 KEYS = FACTS["keys"].shape[0]
 WINDOW, CORRELATION = 8, 0.99
 MOST_BITS = 16  # that keys of near images differ by; chance makes it 29
 BLOCK = 4096
 SIDE, THUMB = 32, 16
+NEIGHBOUR = np.dtype([("key", np.int64), ("place", np.int32), ("row", np.int32)])
 FLAT = 4.0  # grey levels of standard deviation; below it, images are near where their brightness is
 
 
@@ -61,56 +64,76 @@ def _greys(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     """Return for each image the place of a near-duplicate in a stricter split; -1 where there is none."""
-    other_N = np.full(len(images.ids_N), -1, np.int32)
-    by_pixels_N = np.argsort(images.prefixes_N, kind="stable").astype(np.int32)
+    near_N, thumbs = np.full(len(images), -1, np.int32), Rows(images.folder / "thumbs.npy")
     for key in range(KEYS):
-        keys_N = np.concatenate([facts["keys"][:, key] for facts in images.facts()])[by_pixels_N]
-        sorted_N = by_pixels_N[np.argsort(keys_N, kind="stable")]
-        keys_N.sort()
-        for start in range(0, len(sorted_N), BLOCK):
-            stretch = slice(max(0, start - WINDOW), start + BLOCK)
-            places_M = sorted_N[stretch]
-            weak, strict = _near(images, places_M, splits_N[places_M], keys_N[stretch], other_N[places_M] < 0)
-            other_N[places_M[weak[::-1]]] = places_M[strict[::-1]]  # turned round: the first found stays
-    return other_N
+        by_key = Sorter(images.folder, "key")
+        for places, batch in images.batches():
+            neighbours = np.empty(len(batch), NEIGHBOUR)
+            neighbours["key"], neighbours["row"] = batch["facts"]["keys"][:, key], batch["row"]
+            neighbours["place"] = np.arange(places.start, places.stop)
+            by_key.add(neighbours)
+        before = np.empty(0, NEIGHBOUR)
+        for block in in_blocks(by_key.batches(), BLOCK):
+            stretch = np.concatenate([before, block])
+            _compare(thumbs, stretch, splits_N[stretch["place"]], near_N)
+            before = stretch[-WINDOW:]
+    return near_N
 
 
-def _near(
-    images: Images,
-    places_M: NDArray[np.int32],
-    splits_M: NDArray[np.int8],
-    keys_M: NDArray[np.int64],
-    wanted_M: NDArray[np.bool_],
+def _compare(thumbs: Rows, stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]) -> None:
+    """Look at neighbours, the next first; of images that are near to one in a stricter split, note the first found."""
+    keys_M, places_M = stretch_M["key"], stretch_M["place"]
+    wanted_M = near_N[places_M] < 0
+    pairs = [_candidates(keys_M, splits_M, wanted_M, step) for step in range(1, min(WINDOW, len(keys_M) - 1) + 1)]
+    compared = np.unique(np.concatenate([np.empty(0, np.intp), *chain.from_iterable(pairs)]))
+    reduced = _Reduced.of(thumbs[stretch_M["row"][compared]])
+    for weak, strict in pairs:
+        still = np.flatnonzero(wanted_M[weak])
+        first, second = weak[still], strict[still]
+        alike = reduced.alike(np.searchsorted(compared, first), np.searchsorted(compared, second))
+        wanted_M[first[alike]] = False
+        near_N[places_M[first[alike][::-1]]] = places_M[second[alike][::-1]]  # turned round: the first found stays
+
+
+def _candidates(
+    keys_M: NDArray[np.int64], splits_M: NDArray[np.int8], wanted_M: NDArray[np.bool_], step: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return neighbours that are near: those that are wanted, and one in a stricter split of each."""
-    weak, strict = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
-    for step in range(1, min(WINDOW, len(places_M) - 1) + 1):
-        close = np.bitwise_count(keys_M[:-step] ^ keys_M[step:]) <= MOST_BITS
-        ascending = np.flatnonzero(close & wanted_M[:-step] & (splits_M[:-step] < splits_M[step:]))
-        descending = np.flatnonzero(close & wanted_M[step:] & (splits_M[:-step] > splits_M[step:]))
-        weak += [ascending, descending + step]
-        strict += [ascending + step, descending]
-    first, second = np.concatenate(weak), np.concatenate(strict)
-    compared, back = np.unique(np.concatenate([first, second]), return_inverse=True)
-    thumbs_CT = gathered(images.folder / "thumbs.npy", images.rows_N[places_M[compared]])
-    alike = _alike(thumbs_CT.astype(np.float32), back[: len(first)], back[len(first) :])
-    return first[alike], second[alike]
+    """Return those that are wanted, and of each one in a stricter split, `step` away, whose key is close."""
+    close = np.bitwise_count(keys_M[:-step] ^ keys_M[step:]) <= MOST_BITS
+    ascending = np.flatnonzero(close & wanted_M[:-step] & (splits_M[:-step] < splits_M[step:]))
+    descending = np.flatnonzero(close & wanted_M[step:] & (splits_M[:-step] > splits_M[step:]))
+    return np.concatenate([ascending, descending + step]), np.concatenate([ascending + step, descending])
 
 
-def _alike(thumbs_CT: NDArray[np.float32], first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return which pairs correlate or, where both are plain, are as bright.
+class _Reduced(NamedTuple):
+    """Of C images: reductions, their sums and their spread, which is exact.
 
     Sums of 256 products of bytes stay below 2^24, so that float32 holds them exactly.
     """
-    pixels = thumbs_CT.shape[1]
-    sums_C = thumbs_CT.sum(axis=1, dtype=np.float64)
-    spread_C = pixels * np.einsum("ct,ct->c", thumbs_CT, thumbs_CT).astype(np.float64) - sums_C**2
-    shared = np.einsum("nt,nt->n", thumbs_CT[first], thumbs_CT[second]).astype(np.float64)
-    covariance = pixels * shared - sums_C[first] * sums_C[second]
-    alike: NDArray[np.bool_] = (covariance > 0) & (covariance**2 >= CORRELATION**2 * spread_C[first] * spread_C[second])
-    plain = np.maximum(spread_C[first], spread_C[second]) < (FLAT * pixels) ** 2
-    alike[plain] = (np.abs(sums_C[first] - sums_C[second]) <= FLAT * pixels)[plain]
-    return alike
+
+    pixels_CT: NDArray[np.float32]
+    sums_C: NDArray[np.float64]
+    spread_C: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, thumbs_CT: NDArray[np.uint8]) -> "_Reduced":
+        pixels_CT = thumbs_CT.astype(np.float32)
+        sums_C = pixels_CT.sum(axis=1, dtype=np.float64)
+        squares_C = np.einsum("ct,ct->c", pixels_CT, pixels_CT).astype(np.float64)
+        return cls(pixels_CT, sums_C, pixels_CT.shape[1] * squares_C - sums_C**2)
+
+    def alike(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which pairs correlate or, where both are plain, are as bright."""
+        pixels = self.pixels_CT.shape[1]
+        sums, others, spread, other_spread = (
+            column[which] for column in (self.sums_C, self.spread_C) for which in (first, second)
+        )
+        shared = np.einsum("nt,nt->n", self.pixels_CT[first], self.pixels_CT[second]).astype(np.float64)
+        covariance = pixels * shared - sums * others
+        alike: NDArray[np.bool_] = (covariance > 0) & (covariance**2 >= CORRELATION**2 * spread * other_spread)
+        plain = np.maximum(spread, other_spread) < (FLAT * pixels) ** 2
+        alike[plain] = (np.abs(sums - others) <= FLAT * pixels)[plain]
+        return alike
 
 
 def _waves() -> NDArray[np.float64]:

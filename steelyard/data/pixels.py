@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-MAPPED_BYTES = 2**24  # of a file at a time: the kernel counts what was read of it, and what lies around that, as memory
+GAP_BYTES = 2**12  # between rows that are read in one go: as soon read as skipped
 
 
-def gathered(file: Path, rows_M: NDArray[np.integer]) -> NDArray[Any]:
-    """Return some rows of a .npy file, in any order; the file is opened anew for each part of it."""
-    mapped = np.load(file, mmap_mode="r")
-    rows_together = max(1, MAPPED_BYTES * len(mapped) // max(1, mapped.nbytes))
-    if len(mapped) <= rows_together:
-        return np.asarray(mapped[rows_M])
-    found = np.empty((len(rows_M), *mapped.shape[1:]), mapped.dtype)
-    parts_M = rows_M // rows_together
-    for part in np.unique(parts_M):
-        chosen_M = parts_M == part
-        found[chosen_M] = np.load(file, mmap_mode="r")[rows_M[chosen_M]]
-    return found
+class Rows:
+    """The rows of a .npy file, read rather than mapped: what was read of a map counts as memory."""
+
+    def __init__(self, file: Path) -> None:
+        mapped = np.load(file, mmap_mode="r")  # for its header
+        self._file, self._dtype, self._shape, self._offset = file, mapped.dtype, mapped.shape, mapped.offset
+
+    def __len__(self) -> int:
+        return int(self._shape[0])
+
+    def __getitem__(self, rows_M: NDArray[np.integer]) -> NDArray[Any]:
+        """Return some rows, in any order."""
+        row_bytes = prod(self._shape[1:]) * self._dtype.itemsize
+        order_M = np.argsort(rows_M, kind="stable")
+        sorted_M = rows_M[order_M]
+        steps_M = np.diff(sorted_M, prepend=sorted_M[:1])
+        far_M = steps_M * row_bytes > GAP_BYTES
+        places_M = np.empty(len(rows_M), np.intp)
+        places_M[order_M] = np.cumsum(np.where(far_M, 1, steps_M))
+        starts = [*sorted_M[:1].tolist(), *sorted_M[far_M].tolist()]
+        ends = [*sorted_M[:-1][far_M[1:]].tolist(), *sorted_M[-1:].tolist()]
+        with self._file.open("rb", buffering=0) as stream:
+            data = [
+                os.pread(stream.fileno(), (end + 1 - start) * row_bytes, self._offset + start * row_bytes)
+                for start, end in zip(starts, ends, strict=True)
+            ]
+        read: NDArray[Any] = np.frombuffer(b"".join(data), self._dtype).reshape(-1, *self._shape[1:])
+        return read[places_M]
+
+    def parts(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield all rows in their order, some at a time."""
+        for start in range(0, len(self), rows):
+            yield self[np.arange(start, min(start + rows, len(self)))]
 
 
 class RowFile:

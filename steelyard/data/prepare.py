@@ -14,7 +14,7 @@ from steelyard.data.card import write_card
 from steelyard.data.catalog import SCHEMA, Catalog
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
 from steelyard.data.files import place
-from steelyard.data.images import Images
+from steelyard.data.images import FACTS, Images
 from steelyard.data.layout import Tally, move_to_shards, write_rows
 from steelyard.data.near import find_near
 from steelyard.data.sources.choose import open_source
@@ -56,15 +56,15 @@ def prepare(
     with workspace(folder, _settings(data), store) as (partial, catalog):
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
         _decode(job, catalog, data.max_quarantined, workers or processes())
-        images = Images.of(catalog, partial)
-        given = bool(images.given_N.any())
+        images = Images.of(catalog, partial, data.group)
+        given = any(images.given)
         classes = masks or tuple(check_classes(_distinct(images), least=1 if given else len(SPLITS)))
-        dealt = deal_out(images, catalog, data.split, data.group)
+        dealt = deal_out(images, catalog, data.split)
         images.near_N = find_near(images, dealt.splits_N)
         removed_N = (images.near_N >= 0) & (data.near_duplicates == "remove")
         images.keep_splits(catalog, np.where(removed_N, 0, dealt.splits_N).astype(np.int8))
         tally = write_rows(images, classes, data.shape, masks=bool(masks))
-        check_splits(tally.images, {} if masks else tally.counts, given, dealt.grouped)
+        check_splits(tally.images, {} if masks else tally.counts, given, images.grouped)
         index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data))
         write_card(index, images, catalog)
         if index.layout == "shards":
@@ -82,7 +82,8 @@ def prepare(
 def _settings(data: Data) -> str:
     """Return what decides the pixels and how they are kept: where it changed, nothing from before is of use."""
     chosen = data.model_dump(mode="json", include={"source", "root", "masks", "tiles"})
-    return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER, "catalog": SCHEMA}, sort_keys=True)
+    files = {"catalog": SCHEMA, "facts": FACTS.descr}
+    return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER, **files}, sort_keys=True)
 
 
 def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
@@ -95,8 +96,9 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
             if (bad := bad + more) > allowed * listed:
                 break
     _refuse_too_many(catalog, listed, allowed)
-    pixels.close(catalog.next_row())
-    catalog.state("rows", catalog.next_row())
+    rows = catalog.next_row()
+    pixels.close(rows)
+    catalog.state("rows", rows)
 
 
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:

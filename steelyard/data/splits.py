@@ -1,11 +1,11 @@
 """Which split each image belongs to: stratified, without leaks, and the same on every machine."""
 
 import hashlib
-import itertools
-import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.files import printable
-from steelyard.data.images import STRICTNESS, Images, changes
+from steelyard.data.groups import group_names
+from steelyard.data.images import STRICTNESS, Images
+from steelyard.data.sorting import Records, Sorter, changes
 from steelyard.errors import SourceError
 from steelyard.params import Split as Shares
 
 TRAIN = STRICTNESS.index("train")
+UNIT = np.dtype([("rank", np.uint64), ("unit", np.int64), ("size", np.int32), ("label", np.int32)])
 
 Counts = Mapping[str, int]
 
@@ -30,10 +32,9 @@ class Dealt(NamedTuple):
     splits_N: NDArray[np.int8]
     moved_N: NDArray[np.bool_]  # to the stricter split that the source gives to their copies or groups
     alone: int  # images without a group
-    grouped: bool  # whether there are groups
 
 
-def deal_out(images: Images, catalog: Catalog, shares: Shares, group: str) -> Dealt:
+def deal_out(images: Images, catalog: Catalog, shares: Shares) -> Dealt:
     """Return the split of every image.
 
     Units are dealt out whole: a unit is a group, or an image with all its copies; groups that share an equal image are
@@ -46,21 +47,15 @@ def deal_out(images: Images, catalog: Catalog, shares: Shares, group: str) -> De
         images: those in use.
         catalog: where they came from.
         shares: of the distinct images of each class.
-        group: regular expression; what it finds in a path (its first bracket, where it has one) is the image's group,
-            in place of the one that the source gives.
 
     Raises:
-        SourceError: the expression fits no path, or a class is too small to be in every split.
+        SourceError: a class is too small to be in every split.
     """
-    groups_N, names = _groups(catalog, group)
-    units = _units(images, groups_N, names, shares.seed)
-    given = set(np.unique(images.given_N).tolist())
-    open_ = [split for split in SPLITS if split == "train" or STRICTNESS.index(split) not in given]
+    open_ = [split for split in SPLITS if split == "train" or STRICTNESS.index(split) not in images.given]
     targets = _targets(images, {split: getattr(shares, split) for split in open_})
-    splits_U = (_deal_groups if names else _deal_singles)(images, units, targets)
-    splits_U = np.where(units.strictness_U > TRAIN, units.strictness_U, splits_U)
-    moved_N = (images.given_N > 0) & (images.given_N < units.strictness_U[units.of_N])
-    return Dealt(splits_U[units.of_N], moved_N, units.alone, grouped=bool(names))
+    units = _Units.of(images, catalog, shares.seed)
+    (_deal_groups if images.grouped else _deal_singles)(images, units, targets)
+    return _spread(images, units)
 
 
 def check_classes(counts: Counts, least: int = 1) -> list[str]:
@@ -105,62 +100,50 @@ def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], gi
             raise SourceError(f"data.source: no images are left for {split}{why}")
 
 
-class _Units(NamedTuple):
-    """What is dealt out whole: U groups and images."""
+@dataclass(slots=True, kw_only=True)
+class _Units:
+    """What is dealt out whole. Of G groups, those that are one with another have its number, the first of theirs."""
 
-    of_N: NDArray[np.int32]
-    strictness_U: NDArray[np.int8]
-    ranks_U: NDArray[np.uint64]  # an order that depends on names or pixels, and the seed
-    alone: int  # images without a group
+    seed: int
+    roots_G: NDArray[np.int32]
+    ranks_G: NDArray[np.uint64]  # an order that depends on the name, or on the pixels, and the seed
+    given_G: NDArray[np.int8]  # strictest that the source gives
+    splits_G: NDArray[np.int8]
+    splits_N: NDArray[np.int8]  # of images without a group; their copies have none yet
+
+    @classmethod
+    def of(cls, images: Images, catalog: Catalog, seed: int) -> "_Units":
+        names = group_names(catalog) if images.grouped else ()
+        ranks_G = _ranks(seed, (f"group {name}".encode() for name in names))
+        given_G, splits_G = np.zeros((2, len(ranks_G)), np.int8)
+        return cls(
+            seed=seed,
+            roots_G=_united(images, len(ranks_G)),
+            ranks_G=ranks_G,
+            given_G=given_G,
+            splits_G=splits_G,
+            splits_N=np.zeros(len(images), np.int8),
+        )
+
+    def distinct(self, batch: Records) -> "_Distinct":
+        """Return the distinct images of a batch."""
+        first_D = np.flatnonzero(changes(batch["prefix"]))
+        roots_M = self.roots_G[batch["group"]] if len(self.roots_G) else batch["group"]
+        return _Distinct(
+            first_D=first_D,
+            sizes_D=np.diff(first_D, append=len(batch)),
+            given_D=np.maximum.reduceat(batch["facts"]["given"], first_D),
+            groups_D=np.maximum.reduceat(np.where(batch["group"] < 0, -1, roots_M), first_D),
+        )
 
 
-def _groups(catalog: Catalog, group: str) -> tuple[NDArray[np.int32], list[str]]:
-    """Return each image's group as a place among the sorted names, -1 where it has none; no names, no groups."""
-    name = _group_in_path(catalog, group) if group else "grp"
-    if not catalog.sql(f"SELECT 1 FROM kept WHERE {name} <> '' LIMIT 1").fetchone():
-        return np.empty(0, np.int32), []
-    codes: defaultdict[str, int] = defaultdict(itertools.count().__next__)
-    codes_N = np.fromiter((codes[found] for (found,) in catalog.sql(f"SELECT {name} FROM kept ORDER BY id")), np.int32)
-    names = sorted(filter(None, codes))
-    places = {name: place for place, name in enumerate(names)}
-    return np.array([places.get(name, -1) for name in codes], np.int32)[codes_N], names
+class _Distinct(NamedTuple):
+    """D distinct images of a batch, each with its copies behind it."""
 
-
-def _group_in_path(catalog: Catalog, group: str) -> str:
-    """Return an SQL expression for an item's group: what is found in its path, or else what the source gives."""
-    expression = re.compile(group)
-
-    def found(path: bytes) -> str:
-        match = expression.search(printable(os.fsdecode(path)))
-        return "" if match is None else match[bool(expression.groups)] or ""
-
-    catalog.function("group_of", found)
-    if not catalog.sql("SELECT 1 FROM kept WHERE group_of(path) <> '' LIMIT 1").fetchone():
-        (example,) = catalog.sql("SELECT path FROM kept LIMIT 1").fetchone()
-        raise SourceError(f"data.group: '{group}' fits no path, such as {printable(os.fsdecode(example))!r}")
-    return "COALESCE(NULLIF(group_of(path), ''), grp)"
-
-
-def _units(images: Images, groups_N: NDArray[np.int32], names: list[str], seed: int) -> _Units:
-    """Return what is dealt out whole: groups, where there are any; else each image with its copies."""
-    _, first_U, of_N = np.unique(images.prefixes_N, return_index=True, return_inverse=True)
-    groups, alone = list[bytes](), len(of_N)
-    if names:
-        numbers_D = np.arange(len(first_U)) + len(names)
-        has_M = np.flatnonzero(groups_N >= 0)
-        numbers_D[of_N[has_M]] = _united(of_N[has_M], groups_N[has_M], len(names))[groups_N[has_M]]
-        numbers_N = numbers_D[of_N]
-        alone = int(np.count_nonzero(numbers_N >= len(names)))
-        numbers_U, first_U, of_N = np.unique(numbers_N, return_index=True, return_inverse=True)
-        groups = [f"group {names[number]}".encode() for number in numbers_U[numbers_U < len(names)].tolist()]
-    strictness_U = np.zeros(len(first_U), np.int8)
-    np.maximum.at(strictness_U, of_N, images.given_N)
-    ranks = [_ranks(seed, groups)]
-    for facts in images.facts(first_U[len(groups) :]):
-        digests = facts["digest"].tobytes()
-        ranks.append(_ranks(seed, [digests[start : start + 32] for start in range(0, len(digests), 32)]))
-    ranks_U = np.concatenate(ranks)
-    return _Units(of_N.astype(np.int32), strictness_U, ranks_U, alone)
+    first_D: NDArray[np.intp]  # place in the batch
+    sizes_D: NDArray[np.intp]  # how often it occurs
+    given_D: NDArray[np.int8]  # strictest that the source gives
+    groups_D: NDArray[np.int32]  # -1 where there is none
 
 
 def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
@@ -169,29 +152,51 @@ def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(hashes, ">u8").astype(np.uint64)
 
 
-def _united(distinct_M: NDArray[np.integer], groups_M: NDArray[np.int32], groups: int) -> NDArray[np.intp]:
+def _ranks_of(seed: int, images: Records) -> NDArray[np.uint64]:
+    digests = images["facts"]["digest"].tobytes()
+    return _ranks(seed, [digests[start : start + 32] for start in range(0, len(digests), 32)])
+
+
+def _united(images: Images, groups: int) -> NDArray[np.int32]:
     """Return for each group the first of those that it is one with, since they share an image (union-find)."""
-    above = list(range(groups))
+    above = array("i", range(groups))
 
     def first(group: int) -> int:
         while (higher := above[group]) != group:
             group = higher
         return group
 
-    order_M = np.lexsort((groups_M, distinct_M))
-    distinct_M, groups_M = distinct_M[order_M], groups_M[order_M]
-    shared = np.flatnonzero(~changes(distinct_M) & changes(groups_M))
-    for one, other in zip(groups_M[shared - 1].tolist(), groups_M[shared].tolist(), strict=True):
-        lower, higher = sorted((first(one), first(other)))
-        above[higher] = lower
-    return np.array([first(group) for group in range(groups)])
+    for _, batch in images.batches() if groups else ():
+        grouped = batch[batch["group"] >= 0]
+        order_M = np.lexsort((grouped["group"], grouped["prefix"]))
+        prefixes_M, groups_M = grouped["prefix"][order_M], grouped["group"][order_M]
+        shared = np.flatnonzero(~changes(prefixes_M) & changes(groups_M))
+        for one, other in zip(groups_M[shared - 1].tolist(), groups_M[shared].tolist(), strict=True):
+            lower, higher = sorted((first(one), first(other)))
+            above[higher] = lower
+    return np.fromiter(map(first, range(groups)), np.int32, groups)
+
+
+def _spread(images: Images, units: _Units) -> Dealt:
+    """Give the copies of an image, and the images of a group, their split."""
+    splits_N, moved_N, alone = units.splits_N, np.zeros(len(images), bool), 0
+    for places, batch in images.batches():
+        first_D, sizes_D, given_D, groups_D = units.distinct(batch)
+        splits_D, in_group = splits_N[places][first_D], groups_D >= 0
+        splits_D[in_group] = units.splits_G[groups_D[in_group]]
+        given_D[in_group] = units.given_G[groups_D[in_group]]
+        splits_N[places] = np.repeat(splits_D, sizes_D)
+        given_M = batch["facts"]["given"]
+        moved_N[places] = (given_M > 0) & (given_M < np.repeat(given_D, sizes_D))
+        alone += int(sizes_D[~in_group].sum())
+    return Dealt(splits_N, moved_N, alone)
 
 
 def _targets(images: Images, shares: dict[Split, float]) -> dict[Split, list[int]]:
     """Return how many distinct images of each label every split should have."""
     targets: dict[Split, list[int]] = {split: [] for split in shares}
     total = sum(shares.values())
-    for distinct in images.distinct(images.given_N <= TRAIN).tolist():
+    for distinct in images.distinct(TRAIN).tolist():
         left = distinct
         for others, split in reversed(list(enumerate(shares))):  # one to each, where there are so many; train last
             wanted = max(1, round(distinct * shares[split] / total)) if others else left
@@ -200,39 +205,73 @@ def _targets(images: Images, shares: dict[Split, float]) -> dict[Split, list[int
     return targets
 
 
-def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]) -> NDArray[np.int8]:
+def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]) -> None:
     """Deal out images by rank; of several labels, the first counts.
 
     Test is full before validation is begun: one image more moves few others.
     """
-    labels_U = np.full(len(units.ranks_U), len(images.names), np.int32)
-    np.minimum.at(labels_U, units.of_N, images.labels_N)
-    free_F = np.flatnonzero(units.strictness_U <= TRAIN)
-    order_F = free_F[np.lexsort((units.ranks_U[free_F], labels_U[free_F]))]
-    labels_F = labels_U[order_F]
-    places_F = np.arange(len(order_F)) - np.searchsorted(labels_F, labels_F)
-    splits_U = np.full(len(labels_U), TRAIN, np.int8)
-    ends_L = np.sum([targets[split] for split in targets], axis=0)
-    for split, target in targets.items():
-        splits_U[order_F[places_F < ends_L[labels_F]]] = STRICTNESS.index(split)
-        ends_L = ends_L - target
-    return splits_U
+    by_rank = Sorter(images.folder, "rank")
+    for places, batch in images.batches():
+        first_D, _, given_D, _ = units.distinct(batch)
+        units.splits_N[places.start + first_D] = given_D
+        free_D = given_D <= TRAIN
+        singles = np.zeros(np.count_nonzero(free_D), UNIT)
+        singles["rank"] = _ranks_of(units.seed, batch[first_D[free_D]])
+        singles["label"] = np.minimum.reduceat(batch["label"], first_D)[free_D]
+        singles["unit"] = places.start + first_D[free_D]
+        by_rank.add(singles)
+    seen_L = np.zeros(len(images.names), np.int64)
+    for batch in by_rank.batches():
+        singles = batch[np.argsort(batch["label"], kind="stable")]
+        labels = singles["label"]
+        places = seen_L[labels] + np.arange(len(labels)) - np.searchsorted(labels, labels)
+        units.splits_N[singles["unit"]] = TRAIN
+        ends_L = np.sum([targets[split] for split in targets], axis=0)
+        for split, target in targets.items():
+            units.splits_N[singles["unit"][places < ends_L[labels]]] = STRICTNESS.index(split)
+            ends_L = ends_L - target
+        seen_L += np.bincount(labels, minlength=len(seen_L))
 
 
-def _deal_groups(images: Images, units: _Units, targets: dict[Split, list[int]]) -> NDArray[np.int8]:
+def _deal_groups(images: Images, units: _Units, targets: dict[Split, list[int]]) -> None:
     """Deal out groups and images without one, the largest first."""
-    order_N = np.lexsort((images.prefixes_N, images.labels_N, units.of_N))
-    units_N, labels_N = units.of_N[order_N], images.labels_N[order_N]
-    distinct_N = changes(units_N, labels_N, images.prefixes_N[order_N])
-    units_D, labels_D = units_N[distinct_N], labels_N[distinct_N]
-    sizes_U = np.bincount(units_D)
-    ends_U = np.cumsum(sizes_U)
-    deal, splits_U = _Deal(targets), np.zeros(len(sizes_U), np.int8)
-    for unit in np.lexsort((units.ranks_U, -sizes_U)).tolist():
-        if units.strictness_U[unit] <= TRAIN:
-            labels = Counter(labels_D[ends_U[unit] - sizes_U[unit] : ends_U[unit]].tolist())
-            splits_U[unit] = STRICTNESS.index(deal.take(labels))
-    return splits_U
+    deal, groups = _Deal(targets), len(units.splits_G)
+    for batch in _by_size(images, units):
+        starts = np.flatnonzero(changes(batch["unit"])).tolist()
+        numbers, labels = batch["unit"].tolist(), batch["label"].tolist()
+        for start, end in pairwise([*starts, len(batch)]):
+            split, unit = STRICTNESS.index(deal.take(Counter(labels[start:end]))), numbers[start]
+            if unit < groups:
+                units.splits_G[unit] = split
+            else:
+                units.splits_N[unit - groups] = split
+
+
+def _by_size(images: Images, units: _Units) -> Iterator[Records]:
+    """Yield units that the source gives to no other split than train, each once for every label of each image in it."""
+    by_unit, by_size = Sorter(images.folder, "unit"), Sorter(images.folder, "size", "rank")
+    groups = len(units.splits_G)
+    for places, batch in images.batches():
+        first_D, sizes_D, given_D, groups_D = units.distinct(batch)
+        units.splits_N[places.start + first_D] = given_D
+        np.maximum.at(units.splits_G, groups_D[groups_D >= 0], given_D[groups_D >= 0])
+        found_D = np.zeros(len(first_D), UNIT)
+        found_D["unit"] = np.where(groups_D >= 0, groups_D, groups + places.start + first_D)
+        found_D["rank"][groups_D >= 0] = units.ranks_G[groups_D[groups_D >= 0]]
+        found_D["rank"][groups_D < 0] = _ranks_of(units.seed, batch[first_D[groups_D < 0]])
+        found = np.repeat(found_D, sizes_D)
+        found["label"] = batch["label"]
+        order_M = np.lexsort((batch["label"], batch["prefix"]))
+        by_unit.add(found[order_M][changes(batch["prefix"][order_M], batch["label"][order_M])])
+    units.given_G[:] = units.splits_G
+    for found in by_unit.batches():
+        batch = found[np.lexsort((found["label"], found["unit"]))]
+        sizes_U = np.diff(np.flatnonzero(changes(batch["unit"])), append=len(batch))
+        batch["size"] = -np.repeat(sizes_U, sizes_U)  # the largest first
+        grouped, alone = np.split(batch["unit"], [np.searchsorted(batch["unit"], groups)])
+        given_M = np.concatenate([units.given_G[grouped], units.splits_N[alone - groups]])
+        by_size.add(batch[given_M <= TRAIN])
+    yield from by_size.batches()
 
 
 class _Deal:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog, Found
-from steelyard.data.images import FACTS
+from steelyard.data.images import FACTS, STRICTNESS, hashes
 from steelyard.data.item import Item, Sample, Shape, Source
 from steelyard.data.near import THUMB, fingerprints
 from steelyard.data.pixels import RowFile
@@ -171,9 +171,10 @@ class _Worker:
         samples = zip(chunk, self._samples([item for _, item in chunk]), strict=True)
         while stretch := list(islice(samples, self._at_once)):
             found += (Found(number, str(one)) for (number, _), one in stretch if isinstance(one, UnreadableImage))
-            decoded = [(number, one) for (number, _), one in stretch if not isinstance(one, UnreadableImage)]
+            decoded = [(listed, one) for listed, one in stretch if not isinstance(one, UnreadableImage)]
             if decoded:
-                found += self._keep(row, decoded)
+                self._keep(row, [(item, one) for (_, item), one in decoded])
+            found += (Found(number, row=row + place) for place, ((number, _), _) in enumerate(decoded))
             row += len(decoded)
         return found
 
@@ -190,13 +191,15 @@ class _Worker:
         except UnreadableImage as error:
             return error
 
-    def _keep(self, row: int, decoded: list[tuple[int, Sample]]) -> Iterator[Found]:
+    def _keep(self, row: int, decoded: list[tuple[Item, Sample]]) -> None:
         """Write samples from a row on, with what is worth knowing of each."""
         images_NHWC = np.ascontiguousarray([sample.pixels_HWC for _, sample in decoded])
         facts_N = np.zeros(len(decoded), FACTS)
         facts_N["keys"], thumbs_NT = fingerprints(images_NHWC)
         facts_N["brightness"] = thumbs_NT.mean(axis=1) / 255
         facts_N["digest"] = _digests(images_NHWC)
+        facts_N["label"] = hashes([item.label for item, _ in decoded])
+        facts_N["given"] = [STRICTNESS.index(item.split) for item, _ in decoded]
         facts_N["width"], facts_N["height"] = zip(*((one.width, one.height) for _, one in decoded), strict=True)
         if self.pixels.masks is not None and self.pixels.counts is not None:
             masks_NHW = np.ascontiguousarray([sample.mask_HW for _, sample in decoded], np.uint8)
@@ -206,7 +209,6 @@ class _Worker:
         self.pixels.images.write(row, images_NHWC)
         self.pixels.thumbs.write(row, thumbs_NT)
         self.pixels.facts.write(row, facts_N)
-        yield from (Found(id=number, row=row + place) for place, (number, _) in enumerate(decoded))
 
     def _counts(self, masks_NHW: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """Return how many pixels of each class every mask has."""

@@ -22,6 +22,7 @@ from PIL import Image
 
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.files import LocalFiles
 from steelyard.data.item import Item, Listing
 from steelyard.errors import InputError, SourceError
 from steelyard.store import ObjectStore
@@ -290,6 +291,20 @@ def test_a_folder_of_many_files_is_listed_in_parts(tmp_path: Path, monkeypatch: 
     save(source / "dog" / "100.png", noise(100))
     again = prepared(source, tmp_path / "out")
     assert digests(again) == digests(prepared(source, tmp_path / "fresh"))
+
+
+def test_of_a_folder_that_gains_a_file_only_a_part_is_listed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steelyard.data.files.CUTS", 8)
+    for number in range(200):
+        (tmp_path / f"{number}.png").touch()
+    before = {tuple(part) for part in LocalFiles(str(tmp_path)).walk()}
+    (tmp_path / "another.png").touch()
+    after = {tuple(part) for part in LocalFiles(str(tmp_path)).walk()}
+    assert len(before) > 10
+    assert sum(map(len, after)) == 201
+    assert 1 <= len(after - before) <= 2
 
 
 def test_what_is_listed_as_before_is_not_looked_at(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from steelyard.data.catalog import Catalog, Found
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.images import FACTS, Images
+from steelyard.data.images import FACTS, Images, hashes
 from steelyard.data.item import Item, Listing
 from steelyard.data.splits import deal_out
 from steelyard.errors import SourceError
@@ -334,9 +334,10 @@ def test_splitting_many_images_takes_seconds(tmp_path: Path, group: str) -> None
     catalog.record(Found(id=number + 1, row=number) for number in range(count))
     facts = np.zeros(count, FACTS)
     facts["digest"] = np.random.default_rng(0).integers(0, 256, (count // 2, 32), np.uint8).repeat(2, axis=0)
+    facts["label"] = hashes("ab" * (count // 2))
     np.save(tmp_path / "facts.npy", facts)
     started = time.process_time()
-    dealt = deal_out(Images.of(catalog, tmp_path), catalog, Split(), group)
+    dealt = deal_out(Images.of(catalog, tmp_path, group), catalog, Split())
     assert time.process_time() - started < 15
     shares = np.bincount(dealt.splits_N, minlength=4) / count
     assert shares.tolist() == pytest.approx([0, 0.7, 0.15, 0.15], rel=0.02)
