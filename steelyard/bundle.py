@@ -174,8 +174,7 @@ class ModelBundle:
 
     def predict_each(self, batches: Iterable[tuple[NDArray[np.uint8], object]]) -> Outputs:
         """Answer for the images of batches, such as `Dataset.batches` yields."""
-        parts = [self.predict(images_NHWC) for images_NHWC, _ in batches]
-        return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return _joined([self.predict(images_NHWC) for images_NHWC, _ in batches])
 
     def segment(self, images_NHWC: NDArray[np.uint8]) -> Segmented:
         """Answer for any number of images with masks; the bundle's task is segmentation."""
@@ -184,9 +183,7 @@ class ModelBundle:
             probabilities_NCHW, embedding_ND = self.answer(np.ascontiguousarray(part_NHWC))
             masks.append(probabilities_NCHW.argmax(1).astype(np.uint8))
             parts.append(_of_images(probabilities_NCHW, embedding_ND))
-        return Segmented(
-            np.concatenate(masks), Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        )
+        return Segmented(np.concatenate(masks), _joined(parts))
 
     def copy_to(self, folder: Path) -> "ModelBundle":
         """Copy the bundle's files into an empty folder."""
@@ -223,6 +220,10 @@ def sha256(file: Path) -> str:
 
 def _of_images(probabilities: NDArray[np.float32], embedding_ND: NDArray[np.float32]) -> Outputs:
     return Outputs(probabilities.mean((2, 3)) if probabilities.ndim == 4 else probabilities, embedding_ND)
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _batches(images_NHWC: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:

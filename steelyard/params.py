@@ -264,11 +264,9 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _candidates_suit_the_task(self) -> Self:
+        masks = self.data.masks
         for name, candidate in self.candidates.items():
-            problem = (
-                _unsuited_to_masks(candidate, self.data.masks) if self.data.masks else _unsuited_to_labels(candidate)
-            )
-            if problem:
+            if problem := _unsuited_to_masks(candidate, masks) if masks else _unsuited_to_labels(candidate):
                 raise ValueError(f"candidates.{name}.{problem}")
         return self
 
@@ -304,13 +302,14 @@ def _resolved(name: str, own: Any, common: dict[str, Any]) -> Any:
 
 def _unsuited_to_labels(candidate: Candidate) -> str:
     """Return what of a candidate can't classify; "" where nothing."""
-    if candidate.unet is not None or candidate.arch in SEGMENTATION_ARCHS:
-        return f"{'unet' if candidate.unet else 'arch'}: goes with task: segmentation"
-    wanted = {
-        "loss": candidate.training.loss != "cross-entropy",
-        "class_weights": bool(candidate.training.class_weights),
+    recipe = candidate.training
+    found = {
+        "unet": candidate.unet is not None,
+        "arch": candidate.arch in SEGMENTATION_ARCHS,
+        "training.loss": recipe.loss != "cross-entropy",
+        "training.class_weights": bool(recipe.class_weights),
     }
-    return next((f"training.{key}: goes with task: segmentation" for key, given in wanted.items() if given), "")
+    return next((f"{key}: goes with task: segmentation" for key, given in found.items() if given), "")
 
 
 def _unsuited_to_masks(candidate: Candidate, masks: Masks) -> str:

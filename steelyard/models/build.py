@@ -25,14 +25,16 @@ class Network(nn.Module):
             fresh: names of the body's parts that are not those of its architecture, so that no weights fit them.
         """
         super().__init__()
-        self.body, self.features, self.classes = body, features, classes
-        self.head: nn.Module = nn.Linear(features, classes)
-        self.fresh = fresh
+        self.body, self.features, self.classes, self.fresh = body, features, classes, fresh
+        self.head = self._head()
 
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, classes) and embedding (N, features) of float images."""
         embedding_ND = self.body(images_NCHW)
         return self.head(embedding_ND), embedding_ND
+
+    def _head(self) -> nn.Module:
+        return nn.Linear(self.features, self.classes)
 
 
 class PixelNetwork(Network):
@@ -41,10 +43,6 @@ class PixelNetwork(Network):
     A map smaller than the image is answered for as it is, and the answer enlarged.
     """
 
-    def __init__(self, body: nn.Module, features: int, classes: int, fresh: tuple[str, ...] = ()) -> None:
-        super().__init__(body, features, classes, fresh)
-        self.head = nn.Conv2d(features, classes, 1)
-
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, classes, H, W) and embedding (N, features), the features' mean over the image."""
         features_NDHW = self.body(images_NCHW)
@@ -52,6 +50,9 @@ class PixelNetwork(Network):
         if logits_NCHW.shape[2:] != size:
             logits_NCHW = nn.functional.interpolate(logits_NCHW, size=size, mode="bilinear", align_corners=False)
         return logits_NCHW, features_NDHW.mean((2, 3))
+
+    def _head(self) -> nn.Module:
+        return nn.Conv2d(self.features, self.classes, 1)
 
 
 def build(candidate: Candidate, image_shape: Shape, classes: int) -> Network:

@@ -39,7 +39,7 @@ class Loss:
             truths: labels (N,), shares (N, C) or masks (N, H, W).
         """
         if truths.ndim == 2:
-            return truths.new_tensor(len(truths))
+            return truths.new_full((), len(truths))
         labels = _counted(truths)
         dice = self._kind == "dice"
         weights = self._weights_of_present(self._of_each_class(labels)) if dice else self._weights_of(labels)
