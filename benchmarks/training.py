@@ -1,6 +1,6 @@
 """Training on one thread of a CPU: how fast beside Lightning, how near to the bare step, and how accurate?
 
-    python benchmarks/training.py [--data FOLDER] [--images 2000] [--quick] [--json]
+    python benchmarks/training.py [--data FOLDER] [--images 2000] [--only-halving] [--quick] [--json]
 
 FOLDER holds `train/CLASS/*.jpg` and `test/CLASS/*.jpg` of CIFAR-10 (default: below STEELYARD_TEST_DATA). Contenders
 take turns, three rounds of a small CNN and two of ResNet-18; ratios are medians over the rounds. steelyard's time has
@@ -25,6 +25,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
 
 import numpy as np
 import torch
+from halving import halving
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import models, transforms
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 as pictures in train/ and test/")
     parser.add_argument("--images", type=int, default=2000, help="that the small CNN learns beside Lightning")
     parser.add_argument("--quick", action="store_true", help="a smoke run on few images")
+    parser.add_argument("--only-halving", action="store_true", help="what halving saves and costs, and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     silence()
@@ -66,10 +68,12 @@ def main() -> None:
     images, epochs = (200, 2) if arguments.quick else (arguments.images, 10)
     with TemporaryDirectory() as scratch:
         few = part_of(cifar, Path(scratch) / "few", {"train": images, "validation": images // 5, "test": images // 10})
-        figures = small_cnn(few, Path(scratch), epochs)
-        figures |= resnet18(cifar, Path(scratch), 3 if arguments.quick else STEPS)
-        figures |= accuracy(cifar, Path(scratch), images if arguments.quick else None, epochs)
-    figures |= {"halving_compute": None, "halving_utility_loss": None}
+        figures: Figures = {}
+        if not arguments.only_halving:
+            figures |= small_cnn(few, Path(scratch), epochs)
+            figures |= resnet18(cifar, Path(scratch), 3 if arguments.quick else STEPS)
+            figures |= accuracy(cifar, Path(scratch), images if arguments.quick else None, epochs)
+        figures |= halving(prepared(few, Path(scratch) / "halving-dataset"), Path(scratch))
     lines = (f"{name:28} {'not run' if figure is None else figure:>10}" for name, figure in figures.items())
     print(json.dumps(figures, indent=1) if arguments.json else "\n".join(lines))
 

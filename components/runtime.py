@@ -94,8 +94,8 @@ def _log_plainly() -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off every library's telemetry, and MLflow's progress bars."""
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    """Turn off every library's telemetry, and MLflow's progress bars and addresses of runs on stdout."""
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         os.environ.setdefault(name, "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

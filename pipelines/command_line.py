@@ -159,6 +159,7 @@ def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verb.add_argument("--candidate", required=True, metavar="NAME", help="which of the candidates")
     verb.add_argument("--data", type=Path, required=True, metavar="DATASET", help="what `prepare` wrote")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets bundle/, the trained model")
+    verb.add_argument("--contract", type=Path, metavar="FILE", help="evaluation_metrics.yaml, for `halving: true`")
     verb.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
     verb.set_defaults(do=_train)
 
@@ -166,7 +167,7 @@ def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _train(options: argparse.Namespace) -> int:
     from pipelines.training import train_file
 
-    trained = train_file(options.params, options.candidate, options.data, options.output)
+    trained = train_file(options.params, options.candidate, options.data, options.output, options.contract)
     sys.stdout.write(json.dumps(trained.as_json(), indent=1) + "\n" if options.json else trained.as_text())
     return WINNER
 

@@ -77,7 +77,7 @@ def _run(project: Project, root: Path, log: "_Log") -> None:
     from steelyard.tracking.tracking import Tracking
 
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        Tracking(os.environ["MLFLOW_TRACKING_URI"])  # makes the database before two tasks could do so at once
+        Tracking(os.environ["MLFLOW_TRACKING_URI"]).connect()  # makes the database before two tasks could do so at once
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
         build()(
             params=project.params_text,

@@ -27,6 +27,7 @@ class Summary:
     trained: list[str]
     remembered: list[str]
     failed: list[str]
+    stopped: dict[str, dict[str, object]] | None  # by candidate: rung and reason
     rehearsal: Rehearsal | None
     seconds: dict[str, float]
     next_steps: tuple[str, ...]
@@ -43,7 +44,8 @@ class Summary:
     def as_text(self) -> str:
         """Return the summary for people."""
         lines = ["", self.why]
-        for label, names in (("trained", self.trained), ("remembered", self.remembered), ("failed", self.failed)):
+        told = {"trained": self.trained, "remembered": self.remembered, "failed": self.failed}
+        for label, names in (told | {"stopped": list(self.stopped or ())}).items():
             lines += [f"  {label:<12}{', '.join(names)}"] if names else []
         if seen := self.rehearsal:
             alarm = f"after {seen.images_to_alarm} images" if seen.images_to_alarm else "did not come"
@@ -72,7 +74,8 @@ def run_project(project: Project, output: Path, tracking_uri: str, tell: Callabl
         report=str(outcome.selection_folder / "report.html"),
         trained=[card.candidate for card in cards if not card.remembered and not card.failure],
         remembered=[card.candidate for card in cards if card.remembered],
-        failed=[card.candidate for card in cards if card.failure],
+        failed=[card.candidate for card in cards if card.failure and not card.stopped],
+        stopped={card.candidate: card.stopped.model_dump() for card in cards if card.stopped} or None,
         rehearsal=rehearsal,
         seconds=seconds | {"total": round(time.monotonic() - started, 1)},
         next_steps=_next_steps(project, output, selection),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pipelines.output import claimed, refuse_foreign_files
 from pipelines.project import read_user_file
-from steelyard.bundle import WEIGHTS_FILE, ModelBundle
+from steelyard.bundle import WEIGHTS_FILE, ModelBundle, Stop
+from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
-from steelyard.errors import InputError, InvalidFile
+from steelyard.errors import InputError, InvalidFile, Stopped
 from steelyard.params import Candidate, Params
 from steelyard.store import ObjectStore
 from steelyard.training.job import Places, run_job
@@ -33,6 +34,7 @@ class TrainedCandidate:
         """Return what `--json` prints."""
         index = self.bundle.index
         return {
+            "stopped": None,
             "run_key": index.run_key,
             "weights_sha256": index.files[WEIGHTS_FILE],
             "remembered": index.remembered,
@@ -62,7 +64,25 @@ class TrainedCandidate:
         return "\n".join(lines) + "\n"
 
 
-def train_file(params: Path, name: str, data: Path, output: Path) -> TrainedCandidate:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedCandidate:
+    """What `steelyard train` answers where halving ended the training."""
+
+    candidate: str
+    stopped: Stop
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        return {"stopped": self.stopped.model_dump(), "bundle": None}
+
+    def as_text(self) -> str:
+        """Return the summary for people."""
+        return f"{self.candidate}: stopped at rung {self.stopped.rung}, {self.stopped.reason}\n"
+
+
+def train_file(
+    params: Path, name: str, data: Path, output: Path, contract: Path | None = None
+) -> TrainedCandidate | StoppedCandidate:
     """Train one candidate of a params.yaml on a prepared dataset.
 
     Args:
@@ -70,6 +90,7 @@ def train_file(params: Path, name: str, data: Path, output: Path) -> TrainedCand
         name: of the candidate.
         data: what `steelyard prepare` wrote.
         output: gets `bundle/`, and `checkpoints/` while training lasts.
+        contract: by which halving, if the params have it, tells what a candidate is worth.
 
     Raises:
         InputError: the file, the name or the dataset is wrong, or the output holds something else.
@@ -79,11 +100,16 @@ def train_file(params: Path, name: str, data: Path, output: Path) -> TrainedCand
     store = ObjectStore.from_environment(os.environ)
     dataset = Dataset(data, store)
     candidate = _candidate(params, name, dataset)
+    client = Contract.from_yaml(read_user_file(contract), str(contract)) if contract else None
     refuse_foreign_files(output, OUTPUT_HOLDS)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     with claimed(output):
         places = Places(bundle=output / "bundle", checkpoints=str(output / "checkpoints"), store=store)
-        return TrainedCandidate(bundle=run_job(candidate, dataset, places, _tracking()))
+        try:
+            return TrainedCandidate(bundle=run_job(candidate, dataset, places, _tracking(), client))
+        except Stopped as stopped:
+            stop = Stop(rung=stopped.rung, reason=str(stopped))
+            return StoppedCandidate(candidate=name, stopped=stop)
 
 
 def _candidate(file: Path, name: str, dataset: Dataset) -> Candidate:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steelyard.artifact import CandidateName, Index, Record, new_folder
 from steelyard.data.dataset import DatasetRef
-from steelyard.errors import ArtifactError, CandidateFailed
+from steelyard.errors import ArtifactError, CandidateFailed, Stopped
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -73,14 +73,22 @@ class BundleIndex(Index):
     onnx_max_diff: float | None = None
 
 
+class Stop(Record):
+    """Where halving ended a training, and why."""
+
+    rung: int
+    reason: str
+
+
 class FailureIndex(Index):
-    """failure.json: what lies in a bundle's place where a candidate failed."""
+    """failure.json: what lies in a bundle's place where a candidate failed or was stopped."""
 
     candidate: CandidateName
     stage: str
     reason: str
     run_key: str
     dataset: DatasetRef
+    stopped: Stop | None = None
 
 
 class Outputs(NamedTuple):
@@ -196,9 +204,14 @@ def write_failure(
 ) -> None:
     """Write down why a candidate failed, in the place of its bundle."""
     with new_folder(folder) as partial:
-        FailureIndex(candidate=candidate, stage=stage, reason=str(error), run_key=run_key, dataset=dataset).write(
-            partial / "failure.json"
-        )
+        FailureIndex(
+            candidate=candidate,
+            stage=stage,
+            reason=str(error),
+            run_key=run_key,
+            dataset=dataset,
+            stopped=Stop(rung=error.rung, reason=str(error)) if isinstance(error, Stopped) else None,
+        ).write(partial / "failure.json")
 
 
 def read_failure(folder: Path) -> FailureIndex | None:

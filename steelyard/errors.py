@@ -11,9 +11,11 @@ SteelyardError
 │   ├── DoesNotFit             a network that cannot be built for these images
 │   ├── OutOfDeviceMemory
 │   ├── UnusableWeights        pretrained weights that are missing, changed or another network's
-│   └── ExportDiffers
+│   ├── ExportDiffers
+│   └── Stopped                no fault: others did better in their first epochs
 ├── UnreadableImage            bytes that are no image; its text is one short reason
 ├── StoreError                 the object store refused or does not answer; a retry may help
+├── TrackingAway               the tracking server does not answer; a retry may help
 └── MissingExtra               an optional part is not installed
 """
 
@@ -78,12 +80,24 @@ class ExportDiffers(CandidateFailed):
     """The exported model does not answer like the trained one."""
 
 
+class Stopped(CandidateFailed):
+    """A candidate that halving ended, as others were worth more at the same rung; what it learnt is kept."""
+
+    def __init__(self, rung: int, reason: str) -> None:
+        self.rung = rung
+        super().__init__(reason)
+
+
 class UnreadableImage(SteelyardError):
     """Bytes that can't be decoded as an image; the text is one short reason."""
 
 
 class StoreError(SteelyardError):
     """The object store refused, or does not answer; a retry may help."""
+
+
+class TrackingAway(SteelyardError):
+    """The tracking server does not answer; a retry may help."""
 
 
 class MissingExtra(SteelyardError):

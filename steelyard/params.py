@@ -196,6 +196,7 @@ class Candidate(Strict):
     pretrained: bool | str = False
     pretrained_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     training: Training = Training()
+    halving: bool = False  # of Params; not in the run key, as it decides how long is trained and not what
 
     @model_validator(mode="after")
     def _has_one_architecture(self) -> Self:
@@ -211,7 +212,7 @@ class Candidate(Strict):
 
     def model_spec(self) -> dict[str, Any]:
         """Return what defines the network, as plain JSON values."""
-        return self.model_dump(mode="json", exclude={"name", "training"}, exclude_none=True)
+        return self.model_dump(mode="json", exclude={"name", "training", "halving"}, exclude_none=True)
 
 
 class Params(Strict):
@@ -220,6 +221,7 @@ class Params(Strict):
     task: Literal["classification", "segmentation"]
     data: Data
     training: Training = Training()
+    halving: bool = False  # ends candidates whose first epochs are worth less to the client than those of others
     candidates: dict[str, Candidate] = Field(default_factory=dict)
 
     @classmethod
@@ -251,6 +253,7 @@ class Params(Strict):
         candidates, common = content.get("candidates"), content.get("training") or {}
         if not isinstance(candidates, dict) or not isinstance(common, dict):
             return content
+        common = {"training": common, "halving": content.get("halving", False)}
         return {**content, "candidates": {name: _resolved(name, own, common) for name, own in candidates.items()}}
 
     @model_validator(mode="after")
@@ -296,8 +299,13 @@ def _resolved(name: str, own: Any, common: dict[str, Any]) -> Any:
         return own
     if "name" in own:
         raise ValueError(f"candidates.{name}.name: unknown key; a candidate's name is the key above it")
+    if "halving" in own:
+        raise ValueError(
+            f"candidates.{name}.halving: unknown key; halving is for all candidates, and stands beside them"
+        )
     recipe = own.get("training") or {}
-    return {**own, "name": name, "training": {**common, **recipe} if isinstance(recipe, dict) else recipe}
+    whole = {**common["training"], **recipe} if isinstance(recipe, dict) else recipe
+    return {**own, **common, "name": name, "training": whole}
 
 
 def _unsuited_to_labels(candidate: Candidate) -> str:

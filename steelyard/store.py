@@ -1,18 +1,27 @@
 """Bytes from a local path or from s3://; the only user of the minio client."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urlsplit
 
 from steelyard.errors import SourceError, StoreError
 
 if TYPE_CHECKING:
     from minio import Minio
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PATIENCE_S = 300.0
+SECONDS_BETWEEN_TRIES = 2.0
 
 
 def is_remote(address: str) -> bool:
@@ -166,6 +175,25 @@ def _one_line(address: str) -> Iterator[None]:
         said = " ".join(str(error).split())  # the client takes some stores' XML for something else: look at the text
         missing = "NoSuchBucket" in said or "NoSuchKey" in said
         raise (SourceError if missing else StoreError)(f"{address}: {said}") from None
+
+
+def patiently(action: Callable[[], Result]) -> Result:
+    """Do what a store that does not answer makes fail, again and again for at most PATIENCE_S.
+
+    Raises:
+        StoreError: it still does not answer.
+    """
+    started, told = time.monotonic(), False
+    while True:
+        try:
+            return action()
+        except StoreError as error:
+            if time.monotonic() - started >= PATIENCE_S:
+                raise StoreError(f"{error}; gave up after {PATIENCE_S:.0f} s") from None
+            if not told:
+                log.warning("waiting for the store, for at most %.0f s: %s", PATIENCE_S, error)
+            told = True
+        time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 def read_text(text_or_address: str, store: ObjectStore | None) -> str:

@@ -17,23 +17,38 @@ BUCKET = "s3://bucket"
 _number = count()
 
 
+class S3Server:
+    """A server over a folder in which each folder is a bucket, always on the same port."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "bucket").mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        key = ["--auth-key", "key,secret-of-this-test"]
+        rclone = str(Path(sys.executable).with_name("rclone"))
+        address = f"127.0.0.1:{self._port}"
+        self._command = [rclone, "serve", "s3", "--addr", address, *key, "--vfs-cache-mode", "off", str(root)]
+        self.store = ObjectStore(endpoint=f"http://{address}", access_key="key", secret_key="secret-of-this-test")
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        _wait_for(self._port)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
 @contextmanager
 def serving(root: Path) -> Iterator[ObjectStore]:
-    """Serve a folder; each folder in it is a bucket."""
-    (root / "bucket").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rclone = str(Path(sys.executable).with_name("rclone"))
-    key = ["--auth-key", "key,secret-of-this-test"]
-    command = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", *key, "--vfs-cache-mode", "off", str(root)]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    """Serve a folder while the block lasts."""
+    server = S3Server(root)
+    server.start()
     try:
-        _wait_for(port)
-        yield ObjectStore(endpoint=f"http://127.0.0.1:{port}", access_key="key", secret_key="secret-of-this-test")
+        yield server.store
     finally:
-        server.terminate()
-        server.wait(10)
+        server.stop()
 
 
 def uploaded(folder: Path, store: ObjectStore) -> str:

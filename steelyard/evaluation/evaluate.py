@@ -88,5 +88,6 @@ def failed_scorecard(failure: FailureIndex, dataset: Dataset) -> Scorecard:
             run_key=failure.run_key,
             dataset=dataset.ref,
             failure=f"{failure.stage}: {failure.reason}",
+            stopped=failure.stopped,
         ),
     )

@@ -27,7 +27,7 @@ THROUGHPUT_BATCH = 32
 WARM_UP = 10
 
 
-def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0) -> dict[str, Times]:
+def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0, rounds: int = ROUNDS) -> dict[str, Times]:
     """Time single images and batches of all candidates.
 
     In each round every candidate answers 20 single images and one batch of 32, or of fewer that are segmented and
@@ -40,20 +40,21 @@ def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0) -> dict[str
     Args:
         bundles: by candidate.
         seed: of the images.
+        rounds: fewer make an estimate.
     """
     images = {name: _noise(bundle, seed) for name, bundle in bundles.items()}
     for name, bundle in bundles.items():
         for _ in range(WARM_UP):
             bundle.predict(images[name][:1])
         bundle.predict(images[name][: bundle.batch])
-    rounds: dict[str, list[_Round]] = {name: [] for name in bundles}
-    progress = Progress("timing", ROUNDS, "rounds")
-    for number in range(ROUNDS):
+    found: dict[str, list[_Round]] = {name: [] for name in bundles}
+    progress = Progress("timing", rounds, "rounds")
+    for number in range(rounds):
         for name in _rotated(list(bundles), number):
-            rounds[name].append(_round(bundles[name], images[name]))
+            found[name].append(_round(bundles[name], images[name]))
         progress.advance()
     progress.close()
-    times = {name: _together(timed) for name, timed in rounds.items()}
+    times = {name: _together(timed) for name, timed in found.items()}
     for name, (latency_ms_RS, throughput_R) in times.items():
         p95_ms, images_per_s = np.quantile(latency_ms_RS, 0.95), np.median(throughput_R)
         batch = min(THROUGHPUT_BATCH, bundles[name].batch)

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from steelyard.artifact import CandidateName, Index, Record, link_or_copy, new_folder
-from steelyard.bundle import Epoch
+from steelyard.bundle import Epoch, Stop
 from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.answers import SPLITS, Answers, Split, read_answers, write_answers
 from steelyard.evaluation.measurement import Measurement
@@ -37,6 +37,7 @@ class ScorecardIndex(Index):
     dataset: DatasetRef
     dataset_uri: str = ""
     failure: str | None = None
+    stopped: Stop | None = None
     remembered: bool = False
     validation: dict[str, Measurement] = Field(default_factory=dict)
     test: dict[str, Measurement] = Field(default_factory=dict)

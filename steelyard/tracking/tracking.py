@@ -6,21 +6,24 @@ artifacts.
 
 import logging
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.artifact import new_folder
-from steelyard.bundle import Epoch, ModelBundle
-from steelyard.errors import ArtifactError, CandidateFailed, InputError
+from steelyard.bundle import ModelBundle
+from steelyard.errors import ArtifactError, CandidateFailed, InputError, TrackingAway
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
 from steelyard.smoke_test import SMOKE_FILE, SmokeTest
+from steelyard.tracking.claims import Claim, Claims
 from steelyard.tracking.measurements import log_measurements
 from steelyard.tracking.memory import Memory
+from steelyard.tracking.server import TrackingServer
+from steelyard.tracking.training_run import LONGEST_TAG, TrainingRun, Trainings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +34,6 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "steelyard"
 SQLITE = "sqlite:///"
 STORAGE_URI, DEPLOYMENT = "storage_uri", "deployment"  # tags of a version
-LONGEST_TAG = 500
 
 
 def sqlite_uri(file: Path) -> str:
@@ -47,6 +49,14 @@ def sqlite_uri(file: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What a training finds when nobody else is at it."""
+
+    bundle: ModelBundle | None  # there is nothing to train
+    checkpoints: str  # left by an owner that fell silent; "" if there was none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredModel:
     """A version in the registry that a cluster can serve."""
 
@@ -56,31 +66,11 @@ class RegisteredModel:
     run_id: str
 
 
-class TrainingRun:
-    """One training as it goes on."""
-
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
-        self._client, self._run_id = client, run_id
-
-    def observe(self, epoch: Epoch) -> None:
-        """Record one epoch's figures as points of the training curves."""
-        from mlflow.entities import Metric
-
-        now_ms = int(time.time() * 1000)
-        figures = epoch.model_dump(exclude={"epoch"}, exclude_none=True)
-        points = [Metric(name, value, now_ms, epoch.epoch) for name, value in figures.items()]
-        self._client.log_batch(self._run_id, metrics=points)
-
-    def keep(self, bundle: ModelBundle) -> None:
-        """Record the bundle, from which the training will be remembered."""
-        self._client.log_artifacts(self._run_id, str(bundle.folder), "bundle")
-
-
 class Tracking:
     """A tracking server, or the sqlite file that stands for one on a laptop."""
 
     def __init__(self, uri: str) -> None:
-        """Connect.
+        """Name the server; the first use connects.
 
         Args:
             uri: http://... of a server, or sqlite:///FILE, beside which artifacts are kept in `mlartifacts`.
@@ -88,25 +78,33 @@ class Tracking:
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._local = uri.startswith(SQLITE)
-        self._experiment = _experiment(self._client, uri)
+        self._server, self._local = TrackingServer(uri), uri.startswith(SQLITE)
+        self._trainings = Trainings(self._client, self._server, lambda: self._experiment)
+
+    @cached_property
+    def _experiment(self) -> str:
+        return _experiment(self._client, self._server.uri)
+
+    def connect(self) -> None:
+        """Make what is missing on the server; it is made by the first use anyway."""
+        _ = self._experiment
 
     def recall(self, run_key: str, candidate: str, folder: Path) -> ModelBundle | None:
         """Fetch a bundle that was trained before into `folder`, under the name it has now; None if there is none."""
-        run_id = self._training_run(run_key)
-        if run_id is None:
-            return None
-        with tempfile.TemporaryDirectory() as temporary:
-            try:
-                remembered = self._download_bundle(run_id, Path(temporary))
-            except ArtifactError as error:
-                log.warning("%s: the remembered training is damaged, training anew: %s", candidate, error)
-                return None
-            with new_folder(folder) as partial:
-                copy = remembered.copy_to(partial)
-                index = copy.index.model_copy(update={"candidate": candidate, "remembered": True})
-                index.write(partial / "bundle.json")
-        return ModelBundle(folder)
+        for run_id in self._server.ask(lambda: self._trainings.whole(run_key)):
+            with tempfile.TemporaryDirectory() as temporary:
+                try:
+                    remembered = self._download_bundle(run_id, Path(temporary))
+                except ArtifactError as error:
+                    log.warning("%s: the remembered training is damaged, training anew: %s", candidate, error)
+                    self._trainings.damaged.add(run_id)
+                    continue
+                with new_folder(folder) as partial:
+                    copy = remembered.copy_to(partial)
+                    index = copy.index.model_copy(update={"candidate": candidate, "remembered": True})
+                    index.write(partial / "bundle.json")
+            return ModelBundle(folder)
+        return None
 
     def fetch(self, run_key: str, candidate: str, folder: Path) -> ModelBundle:
         """Fetch a remembered bundle that must be there.
@@ -120,15 +118,47 @@ class Tracking:
         return bundle
 
     @contextmanager
-    def training(self, run_key: str, candidate: Candidate) -> Iterator[TrainingRun]:
-        """Record a training from its first epoch to its bundle or its failure."""
-        with self._run(candidate.name, {"stage": "training", "run_key": run_key}) as run_id:
-            self._log_params(run_id, candidate.training.model_dump() | {"model": candidate.model_spec()})
+    def turn(self, run_key: str, candidate: str, folder: Path, checkpoints: str) -> Iterator[Turn]:
+        """Wait until nobody else trains this, and let others wait until the block ends.
+
+        Args:
+            run_key: of the training.
+            candidate: its name.
+            folder: gets the bundle of whoever was first.
+            checkpoints: where it would leave its own, for whoever may have to take over.
+
+        Raises:
+            CandidateFailed: the training that was waited for failed, by the candidate's own fault.
+        """
+        with ExitStack() as held:
+            bundle, inherited = None, ""
             try:
-                yield TrainingRun(self._client, run_id)
-            except CandidateFailed as error:
-                self._client.set_tag(run_id, "failure", str(error)[:LONGEST_TAG])
-                raise
+                bundle, claim = self._result_or_claim(run_key, candidate, folder, checkpoints)
+                if claim:
+                    held.enter_context(claim)
+                    self._server.ask(lambda: self._trainings.end_lost(run_key))
+                    inherited, bundle = claim.checkpoints, self.recall(run_key, candidate, folder)
+            except TrackingAway as error:
+                log.warning("%s: training without asking whether others do or did: %s", candidate, error)
+            yield Turn(bundle=bundle, checkpoints=inherited)
+
+    def training(self, run_key: str, candidate: Candidate) -> AbstractContextManager[TrainingRun]:
+        """Record a training from its first epoch to its bundle or its failure, as soon as the server answers."""
+        return self._trainings.begun(run_key, candidate)
+
+    def _result_or_claim(
+        self, run_key: str, candidate: str, folder: Path, checkpoints: str
+    ) -> tuple[ModelBundle | None, Claim | None]:
+        claims = Claims(self._client, self._server, run_key, candidate, checkpoints)
+        known = claims.ask(lambda: self._trainings.failures(run_key))
+        while True:
+            if bundle := self.recall(run_key, candidate, folder):
+                return bundle, None
+            if claim := claims.claim():
+                return None, claim
+            failures = claims.ask(lambda: self._trainings.failures(run_key))
+            for run in failures.keys() - known.keys():
+                raise CandidateFailed(failures[run])
 
     def memory(self, cache: Path | None = None) -> Memory:
         """Return the memory of all that was measured.
@@ -290,14 +320,6 @@ class Tracking:
         bundle = ModelBundle(folder / "bundle")
         bundle.verify()
         return bundle
-
-    def _training_run(self, run_key: str) -> str | None:
-        found = self._client.search_runs(
-            [self._experiment],
-            f"tags.run_key = '{run_key}' and tags.stage = 'training' and attributes.status = 'FINISHED'",
-            max_results=1,
-        )
-        return str(found[0].info.run_id) if found else None
 
     @contextmanager
     def _run(self, name: str, tags: Mapping[str, str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from steelyard.artifact import Index
 from steelyard.bundle import Epoch
 from steelyard.errors import ArtifactError, SourceError, StoreError
-from steelyard.store import ObjectStore, is_remote, needed
+from steelyard.store import ObjectStore, is_remote, needed, patiently
 
 log = logging.getLogger(__name__)
 
@@ -160,10 +160,11 @@ class _Prefix:
             yield Path(folder)
 
     def put(self, file: Path) -> None:
-        self._store.upload(file, f"{self._address}/{file.name}")
+        patiently(lambda: self._store.upload(file, f"{self._address}/{file.name}"))
 
     def names(self) -> list[str]:
-        return sorted(Path(name).stem for name, _ in self._store.walk(self._address) if name.endswith(".json"))
+        found = patiently(lambda: list(self._store.walk(self._address)))
+        return sorted(Path(name).stem for name, _ in found if name.endswith(".json"))
 
     def fetch(self, name: str, folder: Path) -> Path:
         with self._store.stream(f"{self._address}/{name}") as stream, (folder / name).open("wb") as file:
@@ -171,7 +172,7 @@ class _Prefix:
         return folder / name
 
     def remove(self, name: str) -> None:
-        self._store.remove(f"{self._address}/{name}")
+        patiently(lambda: self._store.remove(f"{self._address}/{name}"))
 
     def vanish(self) -> None:
         for name, _ in self._store.walk(self._address):

@@ -13,6 +13,7 @@ from steelyard.artifact import new_folder
 from steelyard.bundle import MODEL_FILE, WEIGHTS_FILE, BundleIndex, ModelBundle, checksums
 from steelyard.data.dataset import Dataset
 from steelyard.errors import ExportDiffers
+from steelyard.models.build import build
 from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate
 from steelyard.training.train import Trained
@@ -66,6 +67,27 @@ def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: st
         difference = _checked_difference(trained.model, ModelBundle(partial), dataset)
         index.model_copy(update={"onnx_max_diff": difference}).write(partial / "bundle.json")
     return ModelBundle(folder)
+
+
+def export_untrained(candidate: Candidate, dataset: Dataset, folder: Path) -> ModelBundle:
+    """Write a ModelBundle with random weights, which is as large and as fast as the trained one will be."""
+    shape = dataset.index.image_shape
+    with torch.random.fork_rng(devices=[]):
+        network = build(candidate, shape, len(dataset.index.classes))
+        model = Normalised(network, np.full(shape[2], 0.5), np.full(shape[2], 0.25)).eval()
+        untrained = Trained(
+            model=model,
+            history=(),
+            best_epoch=0,
+            seconds=0,
+            device="none",
+            precision="float32",
+            micro_batch=0,
+            images_per_s=0,
+            peak_mib=0,
+            resumed_from_step=0,
+        )
+        return export(untrained, candidate, dataset, "", folder)
 
 
 class _Served(nn.Module):

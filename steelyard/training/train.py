@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from torch import Tensor
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
 from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged
+from steelyard.evaluation.answers import Answers
 from steelyard.models.build import build
 from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Training
 from steelyard.progress import Progress
+from steelyard.training.answers import answers
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
 from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
@@ -32,6 +35,9 @@ EVALUATION_BATCH = 256
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides one after each epoch
 
 _DIVERGED = "the loss became {{}} in epoch {}; try a lower learning_rate"
+
+
+Judge = Callable[[Epoch, Callable[[], Answers | None]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,7 @@ def train(
     observe: Callable[[Epoch], None],
     checkpoints: Checkpoints | None = None,
     weights: Weights | None = None,
+    judge: Judge | None = None,
 ) -> Trained:
     """Train one candidate with AdamW.
 
@@ -66,6 +73,8 @@ def train(
         observe: called with each epoch's figures, as they come; first with those from before a cut.
         checkpoints: from which it goes on, and where it leaves new ones.
         weights: with which the network begins, instead of random ones.
+        judge: may end the training after an epoch; asked for each that `observe` gets, and may ask what the network
+            answers at its end for the validation split, if that is not over.
 
     Raises:
         DoesNotFit: the network can't be built, or can't be trained on these images.
@@ -85,6 +94,8 @@ def train(
             if epoch is None:
                 break
             observe(epoch)
+            if judge:
+                judge(epoch, partial(run.answers, epoch.epoch))
     return run.trained()
 
 
@@ -131,6 +142,14 @@ class _Run:
         for number in range(len(self._history) + 1, self._recipe.epochs + 1):
             yield self._epoch(number, progress)
         progress.close()
+
+    def answers(self, number: int) -> Answers | None:
+        """Return what was answered for validation at the end of an epoch; None if the weights are others now."""
+        if number != len(self._history) or self._sums.batches:
+            return None
+        self._learner.averaged.eval()
+        with torch.inference_mode():
+            return answers(self._validation.in_order(), self._learner.answer, self._masks, len(self._classes))
 
     def trained(self) -> Trained:
         """Return what came of it."""

@@ -34,6 +34,12 @@ def _at(path: Path) -> SimpleNamespace:
     return SimpleNamespace(path=str(path), uri=str(path), metadata={})
 
 
+def _train(spec: dict[str, object], dataset: Dataset, bundle: Path) -> None:
+    train_candidate.python_func(
+        candidate=spec, dataset=_at(dataset.folder), contract=SMALL_CONTRACT, bundle=_at(bundle)
+    )
+
+
 def _evaluate(bundle: Path, dataset: Dataset, target: Path) -> dsl.ClassificationMetrics:
     metrics, classification = dsl.Metrics(uri=str(target)), dsl.ClassificationMetrics(uri=str(target))
     evaluate_candidate.python_func(_at(bundle), _at(dataset.folder), _at(target), metrics, classification)
@@ -101,7 +107,7 @@ def test_a_candidate_is_trained_once_and_then_remembered(
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
     for folder in ("first", "second"):
-        train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / folder))
+        _train(spec, dataset, tmp_path / folder)
     first, second = ModelBundle(tmp_path / "first").index, ModelBundle(tmp_path / "second").index
     assert (first.remembered, second.remembered) == (False, True)
     assert first.files == second.files
@@ -112,7 +118,7 @@ def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
     spec["training"]["learning_rate"] = 1e30
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "bundle"))
+    _train(spec, dataset, tmp_path / "bundle")
     failure = read_failure(tmp_path / "bundle")
     assert failure is not None
     assert "the loss became" in failure.reason
@@ -124,7 +130,7 @@ def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
 def trained(candidate: Candidate, dataset: Dataset, tmp_path: Path) -> Path:
     """What train_candidate left, in the folder and in memory."""
     spec = candidate.model_dump(mode="json", exclude_none=True)
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "trained"))
+    _train(spec, dataset, tmp_path / "trained")
     return tmp_path / "trained"
 
 
@@ -171,7 +177,7 @@ def test_a_model_of_an_earlier_run_competes_with_the_times_it_had(
         bundles=[_at(trained)], scorecards=[_at(tmp_path / "card")], measured=_at(tmp_path / "earlier")
     )
     spec = params.candidates["small-cnn"].model_copy(update={"name": "one-layer"}).model_dump(mode="json")
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "other"))
+    _train(spec, dataset, tmp_path / "other")
     _evaluate(tmp_path / "other", dataset, tmp_path / "other-card")
     measure_latency.python_func(
         bundles=[_at(tmp_path / "other")], scorecards=[_at(tmp_path / "other-card")], measured=_at(tmp_path / "now")
@@ -209,7 +215,7 @@ def test_a_remembered_model_whose_files_are_gone_is_left_out(
     for bundle in (tmp_path / "mlartifacts").rglob("bundle.json"):
         bundle.unlink()
     spec = params.candidates["small-cnn"].model_dump(mode="json")
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "other"))
+    _train(spec, dataset, tmp_path / "other")
     _evaluate(tmp_path / "other", dataset, tmp_path / "other-card")
     measure_latency.python_func(
         bundles=[_at(tmp_path / "other")], scorecards=[_at(tmp_path / "other-card")], measured=_at(tmp_path / "now")
@@ -250,3 +256,30 @@ def test_every_component_imports_only_kfp_and_the_standard_library_at_module_lev
         }
         assert modules <= {"typing", "kfp", "components"}, component.name
         assert len(source.splitlines()) <= 60, component.name
+
+
+def test_a_stopped_candidate_passes_through_the_pipeline_with_rung_and_reason(
+    params: Params, dataset: Dataset, tmp_path: Path
+) -> None:
+    def train(name: str, learning_rate: float) -> None:
+        recipe = params.training.model_copy(update={"epochs": 3, "learning_rate": learning_rate})
+        one = params.candidates["one-layer"].model_copy(update={"name": name, "training": recipe, "halving": True})
+        spec = one.model_dump(mode="json", exclude_none=True)
+        _train(spec, dataset, tmp_path / name)
+
+    train("good", 0.01)
+    train("poor", 1e-7)
+    _evaluate(tmp_path / "poor", dataset, tmp_path / "poor-card")
+    card = Scorecard.read(tmp_path / "poor-card").index
+    assert card.stopped is not None
+    assert card.failure == f"halving: {card.stopped.reason}"
+    _evaluate(tmp_path / "good", dataset, tmp_path / "good-card")
+    measure_latency.python_func(
+        bundles=[_at(tmp_path / "good"), _at(tmp_path / "poor")],
+        scorecards=[_at(tmp_path / "good-card"), _at(tmp_path / "poor-card")],
+        measured=_at(tmp_path / "measured"),
+    )
+    good = Scorecard.read(tmp_path / "measured" / "good").index
+    assert good.hardware is not None, "its times are measured, whatever was estimated"
+    assert _select(tmp_path / "measured", SMALL_CONTRACT, tmp_path) == "good"
+    assert "not among the best 1 of 2" in (tmp_path / "report.html").read_text()

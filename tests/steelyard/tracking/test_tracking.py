@@ -140,7 +140,7 @@ class _ServerWithoutFiles(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         experiment = {"experiment_id": "1", "name": "steelyard", "artifact_location": "mlflow-artifacts:/1"}
-        known = "get-by-name" in self.path
+        known = "get-by-name" in self.path or self.path == "/health"
         self._answer(200 if known else 503, {"experiment": experiment} if known else {})
 
     def do_POST(self) -> None:

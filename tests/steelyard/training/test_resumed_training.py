@@ -1,16 +1,18 @@
 """A training that is killed goes on where it was and ends with the same bits."""
 
-import multiprocessing
+import multiprocessing.process
 import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from steelyard import store as storage
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
@@ -20,7 +22,8 @@ from steelyard.store import ObjectStore
 from steelyard.training import checkpoint
 from steelyard.training import train as training
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
-from tests.s3_server import BUCKET
+from tests.processes import processes
+from tests.s3_server import BUCKET, S3Server
 
 # Everything random is on: order, crop, flip, colour, cutout, mixing, dropout; and what has a memory of its own.
 ROUGH = Candidate.model_validate(
@@ -39,10 +42,6 @@ ROUGH = Candidate.model_validate(
         },
     }
 )
-
-# Processes are forked off one that has imported torch and run nothing: each starts at once.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["steelyard.training.train", "torchvision.transforms.v2"])
 
 
 def work(dataset: Path, checkpoints: Path, weights: Path) -> None:
@@ -158,3 +157,29 @@ def test_a_disk_that_takes_no_more_ends_the_training_in_one_sentence(dataset: Da
     assert found is not None
     assert found[0].step == 1
     assert torch.equal(found[1]["x"], torch.zeros(2))
+
+
+def test_an_object_store_that_comes_back_is_waited_for_and_one_that_does_not_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SECONDS_BETWEEN_TRIES", 0.1)
+    index = CheckpointIndex(
+        step=1, history=(), micro_batch=1, seconds=0, batches=0, images=0, loss=0, hits=0, learning_seconds=0
+    )
+    server = S3Server(tmp_path / "s3")
+    place = Checkpoints(f"{BUCKET}/away", server.store)
+    with ThreadPoolExecutor() as pool:
+        saving = pool.submit(place.save, index, {"x": torch.ones(2)})
+        assert not wait([saving], timeout=1).done
+        server.start()
+        saving.result()
+    server.stop()
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.5)
+    with pytest.raises(StoreError, match="gave up after"):
+        place.save(index.model_copy(update={"step": 2}), {"x": torch.zeros(2)})
+    server.start()
+    found = place.latest()
+    server.stop()
+    assert found is not None
+    assert found[0].step == 1
+    assert torch.equal(found[1]["x"], torch.ones(2))

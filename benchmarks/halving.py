@@ -1,0 +1,150 @@
+"""What halving saves and costs: eight candidates trained fully, 100 orders of arrival replayed, one run in earnest.
+
+`training.py` runs this. A replay takes the candidates one after the other through the rule that stops real ones, with
+what they were worth at their rungs when all were trained fully. Compute is the processor's seconds of what was trained,
+as a share of those of all; the loss is that of the client's utility, the best of all against the best of those that
+were trained to the end.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from steelyard.bundle import ModelBundle
+from steelyard.contract import Contract
+from steelyard.data.dataset import Dataset
+from steelyard.errors import Stopped
+from steelyard.halving import estimates
+from steelyard.params import Candidate
+from steelyard.selection.halving import early_utility, goes_on, rung_epochs
+from steelyard.selection.utility import desirability, weight_shares
+from steelyard.tracking.tracking import Tracking, sqlite_uri
+from steelyard.training.job import Places, run_job
+
+ORDERS, EPOCHS, BATCH = 100, 9, 64
+CONTRACT = Contract.from_yaml("""
+client: halving
+metrics:
+  accuracy: {weight: 4, worst: 0.3, ideal: 0.7}
+  latency_p95_ms: {weight: 1, worst: 5, ideal: 0.05}
+  model_size_mib: {weight: 1, worst: 4, ideal: 0.04}
+""")
+POOL, FLAT = {"pool": 2}, {"flatten": True}
+NETWORKS: dict[str, list[dict[str, object]]] = {
+    "linear": [FLAT],
+    "dense": [FLAT, {"dense": 64}],
+    "conv-8": [{"conv": 8}, POOL, FLAT],
+    "conv-16-32": [{"conv": 16}, POOL, {"conv": 32}, POOL, FLAT, {"dense": 64}],
+    "conv-8-16-32": [{"conv": 8}, POOL, {"conv": 16}, POOL, {"conv": 32}, POOL, FLAT],
+    "normed": [{"conv": 16}, {"batch_norm": True}, POOL, {"conv": 32}, {"batch_norm": True}, POOL, FLAT],
+}
+RECIPES = {
+    **{name: (name, 0.003) for name in NETWORKS},
+    "conv-16-32-slow": ("conv-16-32", 0.0003),
+    "conv-16-32-fast": ("conv-16-32", 0.02),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """A full training: what the candidate was worth at its rungs and at the end, and what it cost."""
+
+    rungs: dict[int, float]  # by epoch
+    utility: float
+    seconds: float
+
+
+def halving(dataset: Dataset, scratch: Path) -> dict[str, float | str | None]:
+    """Return the figures."""
+    full = {name: fully_trained(one, dataset, scratch / "full") for name, one in candidates(False).items()}
+    generator = np.random.default_rng(0)
+    replays = [replay([full[name] for name in generator.permutation(list(full))]) for _ in range(ORDERS)]
+    compute, lost = np.array(replays).T
+    real_seconds, finished = in_earnest(dataset, scratch / "halved")
+    best = max(course.utility for course in full.values())
+    return {
+        "halving_compute": round(float(compute.mean()), 3),
+        "halving_utility_loss": round(float(lost.mean()), 4),
+        "halving, worst loss": round(float(lost.max()), 4),
+        "halving, one run, compute": round(real_seconds / sum(course.seconds for course in full.values()), 3),
+        "halving, one run, loss": round(best - max(full[name].utility for name in finished), 4),
+        "halving, one run, finished": len(finished),
+    }
+
+
+def candidates(halved: bool) -> dict[str, Candidate]:
+    """Return the eight."""
+    recipe = {"epochs": EPOCHS, "batch_size": BATCH}
+    return {
+        name: Candidate.model_validate(
+            {
+                "name": name,
+                "layers": NETWORKS[network],
+                "training": recipe | {"learning_rate": rate},
+                "halving": halved,
+            }
+        )
+        for name, (network, rate) in RECIPES.items()
+    }
+
+
+def fully_trained(one: Candidate, dataset: Dataset, folder: Path) -> Course:
+    """Train without halving, and say what it was worth on the way."""
+    seconds, bundle = job(one, dataset, folder)
+    assert bundle is not None
+    known = estimates(one, dataset, CONTRACT.metrics)
+    history, ends = bundle.index.history, rung_epochs(EPOCHS)
+    rungs = {
+        epoch.epoch: early_utility(known | {"accuracy": epoch.validation_accuracy}, CONTRACT)
+        for epoch in history
+        if epoch.epoch in ends
+    }
+    values = known | {"accuracy": history[bundle.index.best_epoch - 1].validation_accuracy}
+    shares = weight_shares(CONTRACT).items()
+    utility = sum(share * float(desirability(name, values[name], CONTRACT.metrics[name])) for name, share in shares)
+    return Course(rungs=rungs, utility=utility, seconds=seconds)
+
+
+def replay(courses: Sequence[Course]) -> tuple[float, float]:
+    """Return compute and loss of one order of arrival."""
+    recorded: dict[int, list[float]] = {epoch: [] for epoch in rung_epochs(EPOCHS)}
+    spent, finished = 0.0, []
+    for course in courses:
+        for epoch, utility in course.rungs.items():
+            stays = goes_on(utility, recorded[epoch])
+            recorded[epoch].append(utility)
+            if not stays:
+                spent += course.seconds * epoch / EPOCHS
+                break
+        else:
+            spent += course.seconds
+            finished.append(course.utility)
+    best = max(course.utility for course in courses)
+    return spent / sum(course.seconds for course in courses), best - max(finished)
+
+
+def in_earnest(dataset: Dataset, folder: Path) -> tuple[float, list[str]]:
+    """Return the seconds of all eight with halving, estimates and records included, and who was trained to the end."""
+    spent, finished = 0.0, []
+    for name, one in candidates(True).items():
+        seconds, bundle = job(one, dataset, folder)
+        spent += seconds
+        finished += [name] if bundle else []
+    return spent, finished
+
+
+def job(one: Candidate, dataset: Dataset, folder: Path) -> tuple[float, ModelBundle | None]:
+    """Do a training job as the pipeline does; return its processor's seconds, and its bundle unless it was stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tracking = Tracking(sqlite_uri(folder / "mlflow.db"))
+    tracking.connect()
+    places = Places(bundle=folder / one.name, checkpoints=str(folder / "checkpoints"), store=None)
+    started = time.process_time()
+    try:
+        bundle = run_job(one, dataset, places, tracking, CONTRACT)
+    except Stopped:
+        bundle = None
+    return time.process_time() - started, bundle

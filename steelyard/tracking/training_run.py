@@ -1,0 +1,152 @@
+"""One training as MLflow sees it go on: parameters, curves, and the bundle or the reason why there is none."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from steelyard.bundle import Epoch, ModelBundle
+from steelyard.errors import CandidateFailed, Stopped, TrackingAway
+from steelyard.params import Candidate
+from steelyard.tracking.server import TrackingServer
+from steelyard.tracking.spool import Spool
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 300.0  # for a server that is away when a training has ended well
+PATIENCE_AFTER_FAILURE_S = 10.0
+SETTLE_S = 10.0  # for what was observed until then to arrive
+MOST_RUNS = 1000
+LONGEST_TAG = 500
+FAILURE = "failure"  # tag of a run: why it failed, by the candidate's own fault
+STOPPED = "stopped"  # tag of a run: why halving ended it
+
+
+class Trainings:
+    """The runs of trainings in an experiment."""
+
+    def __init__(self, client: "MlflowClient", server: TrackingServer, experiment: Callable[[], str]) -> None:
+        """Name the place.
+
+        Args:
+            client: connected to the server.
+            server: the same.
+            experiment: returns the experiment's id; asked for when the server answers.
+        """
+        self.client, self.server, self.experiment = client, server, experiment
+        self.damaged: set[str] = set()  # runs whose bundle was found to be
+
+    def whole(self, run_key: str) -> list[str]:
+        """Return the runs that have a bundle, the first that was complete first; it is the one that counts."""
+        return [run_id for run in self._runs(run_key, "FINISHED") if (run_id := run.info.run_id) not in self.damaged]
+
+    def failures(self, run_key: str) -> dict[str, str]:
+        """Return why trainings failed by the candidate's own fault, by run."""
+        runs = self._runs(run_key, "FAILED")
+        return {run.info.run_id: run.data.tags[FAILURE] for run in runs if FAILURE in run.data.tags}
+
+    def end_lost(self, run_key: str) -> None:
+        """End the runs of trainings that were killed, and could not do so themselves."""
+        for run in self._runs(run_key, "RUNNING"):
+            self.client.set_terminated(run.info.run_id, "KILLED")
+
+    @contextmanager
+    def begun(self, run_key: str, candidate: Candidate) -> Iterator["TrainingRun"]:
+        """Record a training from its first epoch to its bundle or its failure, as soon as the server answers."""
+        spool = Spool(self.server, candidate.name)
+        run = TrainingRun(self, spool, run_key, candidate)
+        try:
+            yield run
+        except BaseException as error:
+            run.fail(error)
+            spool.close(PATIENCE_AFTER_FAILURE_S)
+            raise
+        run.end()
+        if not spool.close(PATIENCE_S):
+            log.warning("%s: is trained but will not be remembered: the tracking server stayed away", candidate.name)
+
+    def tagged(self, name: str) -> list[dict[str, str]]:
+        """Return the tags of the runs that have this one, the newest first."""
+        condition = f"tags.stage = 'training' and tags.`{name}` LIKE '%'"
+        found = self.client.search_runs([self.experiment()], condition, max_results=MOST_RUNS)
+        return [dict(run.data.tags) for run in found]
+
+    def _runs(self, run_key: str, status: str) -> "list[Run]":
+        condition = f"tags.run_key = '{run_key}' and tags.stage = 'training' and attributes.status = '{status}'"
+        return list(self.client.search_runs([self.experiment()], condition, order_by=["attributes.end_time"]))
+
+
+class TrainingRun:
+    """One training as it goes on; nothing here waits for the server."""
+
+    def __init__(self, trainings: Trainings, spool: Spool, run_key: str, candidate: Candidate) -> None:
+        self._trainings, self._client, self._spool = trainings, trainings.client, spool
+        self._run_key, self._candidate = run_key, candidate
+        self._run_id = ""  # until the server answers
+        self.overtaken = False  # once all has arrived: whether another's bundle was there first
+        spool.put(self._begin)
+
+    def observe(self, epoch: Epoch) -> None:
+        """Record one epoch's figures as points of the training curves; a point sent twice is the same point."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        figures = epoch.model_dump(exclude={"epoch"}, exclude_none=True)
+        points = [Metric(name, value, now_ms, epoch.epoch) for name, value in figures.items()]
+        self._spool.put(lambda: self._client.log_batch(self._run_id, metrics=points))
+
+    def keep(self, bundle: ModelBundle) -> None:
+        """Record the bundle, from which the training will be remembered, unless another's is there."""
+        self._spool.put(lambda: self._keep(bundle))
+
+    def end(self) -> None:
+        """End the run."""
+        self._spool.put(lambda: self._client.set_terminated(self._run_id, "KILLED" if self.overtaken else "FINISHED"))
+
+    def fail(self, error: BaseException) -> None:
+        """End the run without a bundle, and say why if it is the candidate's fault or was stopped."""
+        status = "FAILED"
+        if isinstance(error, Stopped):
+            status = "KILLED"
+            self._spool.put(lambda: self._client.set_tag(self._run_id, STOPPED, str(error)[:LONGEST_TAG]))
+        elif isinstance(error, CandidateFailed):
+            self._spool.put(lambda: self._client.set_tag(self._run_id, FAILURE, str(error)[:LONGEST_TAG]))
+        self._spool.put(lambda: self._client.set_terminated(self._run_id, status))
+
+    def tag(self, name: str, value: str) -> None:
+        """Put a tag on the run now.
+
+        Raises:
+            TrackingAway: the server does not answer.
+        """
+        if not self._spool.settle(SETTLE_S):
+            raise TrackingAway(f"{self._trainings.server.uri}: does not answer")
+        self._trainings.server.ask(lambda: self._client.set_tag(self._run_id, name, value))
+
+    def all_tagged(self, name: str) -> list[dict[str, str]]:
+        """Return the tags of every training's run that has this one, the newest first.
+
+        Raises:
+            TrackingAway: the server does not answer.
+        """
+        return self._trainings.server.ask(lambda: self._trainings.tagged(name))
+
+    def _begin(self) -> None:
+        from mlflow.entities import Param
+
+        if not self._run_id:
+            name, tags = self._candidate.name, {"stage": "training", "run_key": self._run_key}
+            created = self._client.create_run(self._trainings.experiment(), tags=tags, run_name=name)
+            self._run_id = str(created.info.run_id)
+        values = self._candidate.training.model_dump() | {"model": self._candidate.model_spec()}
+        self._client.log_batch(self._run_id, params=[Param(key, str(value)) for key, value in values.items()])
+
+    def _keep(self, bundle: ModelBundle) -> None:
+        self.overtaken = bool({*self._trainings.whole(self._run_key)} - {self._run_id})
+        if not self.overtaken:
+            self._client.log_artifacts(self._run_id, str(bundle.folder), "bundle")
