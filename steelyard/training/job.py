@@ -80,7 +80,7 @@ class _Job:
         with tracking.turn(self.key, name, folder, own) as turn:
             if turn.bundle:
                 return turn.bundle
-            address = turn.checkpoints if _can_be_reached(turn.checkpoints) else own
+            address = turn.checkpoints if self._reaches(turn.checkpoints) else own
             with self._checkpoints(address) as checkpoints, tracking.training(self.key, self.candidate) as run:
                 bundle = self._trained(checkpoints, run.observe, self._judge(run))
                 run.keep(bundle)
@@ -120,10 +120,9 @@ class _Job:
             place = str(Path(place).resolve())
         return place and f"{place}/{self.key}"
 
-
-def _can_be_reached(checkpoints: str) -> bool:
-    """Whether the checkpoints of another process lie where this one reads and writes too."""
-    return is_remote(checkpoints) or os.access(checkpoints, os.W_OK)
+    def _reaches(self, checkpoints: str) -> bool:
+        """Whether the checkpoints of another process lie where this one reads and writes too."""
+        return bool(self.places.store) if is_remote(checkpoints) else os.access(checkpoints, os.W_OK)
 
 
 def _found(folder: Path, key: str, name: str) -> ModelBundle | None:

@@ -1,6 +1,7 @@
 """A segmentation from images and masks to a packed bundle."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
 from steelyard.drift.profile import ReferenceProfile
 from steelyard.errors import DoesNotFit, ExportDiffers
-from steelyard.evaluation.answers import SPLITS, MaskCounts
+from steelyard.evaluation.answers import SPLITS, Answers, MaskCounts
 from steelyard.evaluation.evaluate import evaluate
+from steelyard.evaluation.metrics import quality
 from steelyard.evaluation.scorecard import Scorecard
+from steelyard.halving import estimates
 from steelyard.models.build import build
 from steelyard.models.normalised import Normalised
 from steelyard.packing import pack
@@ -284,3 +287,20 @@ def test_real_images_are_segmented_better_than_by_any_constant_mask(tmp_path: Pa
     pixels_C = np.bincount(truths(dataset, "validation").ravel(), minlength=256)[: len(dataset.index.classes)]
     assert last.validation_accuracy > pixels_C.max() / pixels_C.sum()
     assert (last.validation_mean_iou or 0) > 1.3 * best_constant(dataset, "validation")
+
+
+def test_halving_judges_masks_by_what_the_epoch_was_measured_by(params: Params, dataset: Dataset) -> None:
+    seen: list[tuple[float | None, float]] = []
+    classes, recipe = dataset.index.classes, params.training.model_copy(update={"epochs": 2})
+    unet = params.candidates["unet"].model_copy(update={"training": recipe})
+
+    def judge(epoch: Epoch, answers: Callable[[], Answers | None]) -> None:
+        answered = answers()
+        assert isinstance(answered, MaskCounts)
+        measured = quality(answered, classes, np.ones((1, len(answered.labels_N))), ["mean_iou"])
+        seen.append((epoch.validation_mean_iou, float(measured["mean_iou"][0])))
+
+    train(unet, dataset, lambda epoch: None, judge=judge)
+    assert len(seen) == 2
+    assert all(told == pytest.approx(measured) for told, measured in seen)
+    assert estimates(unet, dataset, ["latency_p95_ms"])["latency_p95_ms"] > 0
