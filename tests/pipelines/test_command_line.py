@@ -53,7 +53,7 @@ def test_run_does_the_main_job_and_prints_one_json_object(
     assert answer["winner"] in ("one-layer", "small-cnn")
     assert answer["winner"] in answer["why"]
     assert sorted(answer["trained"]) == ["one-layer", "small-cnn"]
-    assert (answer["remembered"], answer["failed"]) == ([], ["reckless"])
+    assert (answer["remembered"], answer["failed"], answer["stopped"]) == ([], ["reckless"], None)
     assert 0 < answer["utility"] <= 1
     assert answer["http_accuracy"] == answer["offline_accuracy"] > 0.7
     assert answer["clean_alarms"] == 0

@@ -10,7 +10,7 @@ import pytest
 from pipelines.command_line import main
 from steelyard.bundle import WEIGHTS_FILE, ModelBundle
 from steelyard.data.dataset import Dataset
-from tests.conftest import SMALL_PARAMS
+from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
 
 @pytest.fixture
@@ -94,3 +94,26 @@ def test_a_candidate_s_own_failure_is_its_sentence(
     params_file.write_text(SMALL_PARAMS.replace("learning_rate: 0.01", "learning_rate: 1.0e+30"))
     assert main(words) == 1
     assert "error: the loss became" in capsys.readouterr().err
+
+
+def test_halving_by_a_contract_stops_the_poorer_one_and_says_at_which_rung(
+    words: list[str],
+    params_file: Path,
+    tmp_path: Path,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    poor = "  poor: {layers: [{flatten: true}, {dense: 32}], training: {learning_rate: 1.0e-7}}\n"
+    params_file.write_text("halving: true\n" + SMALL_PARAMS.replace("epochs: 2", "epochs: 3") + poor)
+    (tmp_path / "contract.yaml").write_text(SMALL_CONTRACT)
+    answers = []
+    for name in ("one-layer", "poor"):
+        place = ["--candidate", name, "--output", str(tmp_path / name)]
+        assert main([*words, "--json", "--contract", str(tmp_path / "contract.yaml"), *place]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0]["stopped"] is None
+    assert (answers[1]["stopped"]["rung"], answers[1]["bundle"]) == (2, None)
+    assert "not among the best 1 of 2" in answers[1]["stopped"]["reason"]
+    assert list((tmp_path / "poor" / "checkpoints").rglob("*.json")), "which a later run goes on from"
