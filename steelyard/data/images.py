@@ -1,8 +1,8 @@
 """The images in use, in the order of their pixels' digests: records in a temporary file, read in parts.
 
-Whatever is worked out from them is worked out in passes over that file, or over others sorted from it, so that what is kept in memory
-grows with them by some 8 bytes for each, and 60 for each group. Equal images stand together
-and are read together.
+Whatever is worked out from them is worked out in passes over that file, or over others sorted from it, so that what is
+kept in memory grows by some 8 bytes for each image and 60 for each group. Equal images stand together and are read
+together.
 """
 
 import hashlib
