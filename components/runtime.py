@@ -57,7 +57,7 @@ def task() -> Iterator[Runtime]:
     termination message.
     """
     quieten_libraries()
-    _log_plainly()
+    log_plainly()
     try:
         yield Runtime(
             tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
@@ -84,7 +84,7 @@ def s3_address(uri: str) -> str:
     return address if is_remote(address) else ""
 
 
-def _log_plainly() -> None:
+def log_plainly() -> None:
     """Give steelyard's own lines a prefix by which they are told from those of KFP's executor."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{LINE_PREFIX}%(message)s"))

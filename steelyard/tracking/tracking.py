@@ -87,6 +87,7 @@ class Tracking:
         """
         from mlflow import MlflowClient
 
+        self.uri = uri
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._local = uri.startswith(SQLITE)
         self._experiment = _experiment(self._client, uri)

@@ -1,8 +1,9 @@
 """One training job: taken from memory, or trained, exported and remembered."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
@@ -10,10 +11,13 @@ from steelyard.errors import ArtifactError
 from steelyard.params import Candidate
 from steelyard.store import ObjectStore
 from steelyard.training.pretrained import Weights, pretrained_weights
+from steelyard.training.processes import Processes
 from steelyard.training.run_key import run_key
 
 if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
+    from steelyard.training.checkpoint import Checkpoints
+    from steelyard.training.group import Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,13 @@ class Places:
     store: ObjectStore | None
 
 
-def run_job(candidate: Candidate, dataset: Dataset, places: Places, tracking: "Tracking | None") -> ModelBundle:
+def run_job(
+    candidate: Candidate,
+    dataset: Dataset,
+    places: Places,
+    tracking: "Tracking | None",
+    processes: Processes | None = None,
+) -> ModelBundle:
     """Train one candidate, unless that was done before; go on where an earlier job was cut off.
 
     Args:
@@ -33,41 +43,69 @@ def run_job(candidate: Candidate, dataset: Dataset, places: Places, tracking: "T
         dataset: what it learns.
         places: where results go. Without tracking, a bundle of the same run key that lies there is not made again.
         tracking: remembers trainings and shows this one as it goes on; None goes without.
+        processes: that learn together; None learns in this one.
 
     Raises:
         CandidateFailed: by its own fault.
         StoreError: the object store does not answer.
+        SteelyardError: one of several processes is gone.
     """
     with pretrained_weights(candidate, places.store) as weights:
         key, folder = run_key(candidate, dataset, weights.sha256 if weights else ""), places.bundle
         found = tracking.recall(key, candidate.name, folder) if tracking else _found(folder, key, candidate.name)
-        return found or _train(candidate, dataset, weights, key, places, tracking)
+        if found:
+            return found
+        job = _Job(candidate, dataset, weights, key, places)
+        if processes:
+            processes.run(_take_part, job, tracking.uri if tracking else "")
+        else:
+            _train(job, tracking)
+    return ModelBundle(folder)
 
 
-def _train(
-    candidate: Candidate,
-    dataset: Dataset,
-    weights: Weights | None,
-    key: str,
-    places: Places,
-    tracking: "Tracking | None",
-) -> ModelBundle:
-    from steelyard.training.checkpoint import Checkpoints
+class _Job(NamedTuple):
+    candidate: Candidate
+    dataset: Dataset
+    weights: Weights | None
+    key: str
+    places: Places
+
+
+def _take_part(job: _Job, tracking_uri: str, group: "Group") -> None:
+    """Train as one of several processes: the one that leads keeps what comes of it."""
+    from steelyard.training.train import follow
+
+    if group.rank:
+        follow(job.candidate, job.dataset, _checkpoints(job), job.weights, group)
+    elif tracking_uri:
+        from steelyard.tracking.tracking import Tracking
+
+        _train(job, Tracking(tracking_uri), group)
+    else:
+        _train(job, None, group)
+
+
+def _train(job: _Job, tracking: "Tracking | None", group: "Group | None" = None) -> None:
     from steelyard.training.export import export
+    from steelyard.training.group import ALONE
     from steelyard.training.train import train
 
-    checkpoints = Checkpoints(f"{places.checkpoints}/{key}", places.store) if places.checkpoints else None
-    if tracking is None:
-        trained = train(candidate, dataset, lambda epoch: None, checkpoints, weights)
-        bundle = export(trained, candidate, dataset, key, places.bundle)
-    else:
-        with tracking.training(key, candidate) as run:
-            trained = train(candidate, dataset, run.observe, checkpoints, weights)
-            bundle = export(trained, candidate, dataset, key, places.bundle)
+    checkpoints = _checkpoints(job)
+    with tracking.training(job.key, job.candidate) if tracking else nullcontext() as run:
+        observe = run.observe if run else lambda epoch: None
+        trained = train(job.candidate, job.dataset, observe, checkpoints, job.weights, group or ALONE)
+        bundle = export(trained, job.candidate, job.dataset, job.key, job.places.bundle)
+        if run:
             run.keep(bundle)
     if checkpoints:
         checkpoints.clear()
-    return bundle
+
+
+def _checkpoints(job: _Job) -> "Checkpoints | None":
+    from steelyard.training.checkpoint import Checkpoints
+
+    folder = job.places.checkpoints
+    return Checkpoints(f"{folder}/{job.key}", job.places.store) if folder else None
 
 
 def _found(folder: Path, key: str, name: str) -> ModelBundle | None:

@@ -21,6 +21,7 @@ from steelyard.progress import Progress
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
 from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
+from steelyard.training.group import ALONE, Group
 from steelyard.training.learner import Learner, copy_into
 from steelyard.training.loss import Loss, hits_and_counted
 from steelyard.training.overlap import Overlap
@@ -56,6 +57,7 @@ def train(
     observe: Callable[[Epoch], None],
     checkpoints: Checkpoints | None = None,
     weights: Weights | None = None,
+    group: Group = ALONE,
 ) -> Trained:
     """Train one candidate with AdamW.
 
@@ -66,6 +68,7 @@ def train(
         observe: called with each epoch's figures, as they come; first with those from before a cut.
         checkpoints: from which it goes on, and where it leaves new ones.
         weights: with which the network begins, instead of random ones.
+        group: that this process leads; the others `follow` with the same arguments.
 
     Raises:
         DoesNotFit: the network can't be built, or can't be trained on these images.
@@ -77,7 +80,7 @@ def train(
     recipe, device = candidate.training, best_device()
     with arithmetic(recipe.deterministic):
         with _blame(recipe):
-            run = _Run(candidate, dataset, device, checkpoints, weights)
+            run = _Run(candidate, dataset, device, checkpoints, weights, group)
         epochs = run.epochs()
         while True:
             with _blame(recipe):
@@ -86,6 +89,18 @@ def train(
                 break
             observe(epoch)
     return run.trained()
+
+
+def follow(
+    candidate: Candidate, dataset: Dataset, checkpoints: Checkpoints | None, weights: Weights | None, group: Group
+) -> None:
+    """Learn this process's share of each batch, for the process that leads the group.
+
+    Raises:
+        what `train` raises.
+    """
+    with arithmetic(candidate.training.deterministic), _blame(candidate.training):
+        _Run(candidate, dataset, best_device(), checkpoints, weights, group).follow()
 
 
 class _Run:
@@ -98,13 +113,10 @@ class _Run:
         device: torch.device,
         checkpoints: Checkpoints | None,
         weights: Weights | None,
+        group: Group,
     ) -> None:
-        self._name, self._recipe, self._device, self._checkpoints = (
-            candidate.name,
-            candidate.training,
-            device,
-            checkpoints,
-        )
+        self._name, self._recipe, self._device = candidate.name, candidate.training, device
+        self._checkpoints = checkpoints
         self._train = Batches(dataset, "train", self._recipe.batch_size, device)
         self._masks, self._classes = dataset.index.task == "segmentation", dataset.index.classes
         evaluated = min(EVALUATION_BATCH, self._recipe.batch_size) if self._masks else EVALUATION_BATCH
@@ -115,7 +127,7 @@ class _Run:
         if weights:
             load_pretrained(model, candidate.arch, weights)
         loss, steps = Loss(self._recipe, self._classes, device), self._recipe.epochs * len(self._train)
-        self._learner = Learner(model, self._recipe, loss, steps, device)
+        self._learner = Learner(model, self._recipe, loss, steps, device, group)
         self._history: list[Epoch] = []
         self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
         if found := checkpoints and checkpoints.latest():
@@ -131,6 +143,13 @@ class _Run:
         for number in range(len(self._history) + 1, self._recipe.epochs + 1):
             yield self._epoch(number, progress)
         progress.close()
+
+    def follow(self) -> None:
+        """Learn as many epochs as the leader, which alone tells and keeps what comes of them."""
+        for number in range(len(self._history) + 1, self._recipe.epochs + 1):
+            for _ in self._learn(number):
+                pass
+            self._sums = _Sums(self._device)
 
     def trained(self) -> Trained:
         """Return what came of it."""
@@ -150,17 +169,23 @@ class _Run:
             resumed_from_step=self._resumed_from_step,
         )
 
-    def _epoch(self, number: int, progress: Progress) -> Epoch:
-        rate = self._learner.learning_rate(self._step - self._sums.batches)
+    def _learn(self, number: int) -> Iterator[int]:
+        """Learn what is left of an epoch, and yield the number of images after each batch."""
         started, before = time.monotonic(), self._sums.seconds
         self._learner.begin(number)
         for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
             self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
             self._step += 1
             self._sums.seconds = before + time.monotonic() - started
+            yield len(batch[1])
+
+    def _epoch(self, number: int, progress: Progress) -> Epoch:
+        rate = self._learner.learning_rate(self._step - self._sums.batches)
+        started, before = time.monotonic(), self._sums.seconds
+        for images in self._learn(number):
             if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
                 self._save(number)
-            progress.advance(len(batch[1]))
+            progress.advance(images)
         train_loss, train_accuracy = self._sums.means(_DIVERGED.format(number))
         learning_seconds = before + time.monotonic() - started
         validation_loss, validation_accuracy, mean_iou = self._validate(number)

@@ -133,6 +133,11 @@ def test_the_run_key_holds_what_decides_the_weights_and_nothing_else(candidate: 
     assert run_key(Candidate.model_validate({"name": "x", "arch": "resnet18"}), dataset) != key
 
 
+def test_the_run_key_is_that_of_the_candidate_as_a_pipeline_hands_it_on(candidate: Candidate, dataset: Dataset) -> None:
+    handed_on = Candidate.model_validate_json(candidate.model_dump_json(exclude_none=True))
+    assert run_key(handed_on, dataset) == run_key(candidate, dataset)
+
+
 @pytest.mark.parametrize(("images", "size"), [(64, 64), (65, 64), (129, 64), (1, 64), (130, 64), (3, 1)])
 def test_every_image_is_in_one_batch_and_none_is_alone(images: int, size: int) -> None:
     labels_N = np.arange(images)
