@@ -75,6 +75,10 @@ class TrainingRun:
         """Record the bundle, from which the training will be remembered."""
         self._client.log_artifacts(self._run_id, str(bundle.folder), "bundle")
 
+    def attach(self, folder: Path) -> None:
+        """Record a folder beside the bundle, under its own name."""
+        self._client.log_artifacts(self._run_id, str(folder), folder.name)
+
 
 class Tracking:
     """A tracking server, or the sqlite file that stands for one on a laptop."""

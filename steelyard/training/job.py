@@ -27,6 +27,7 @@ class Places:
     bundle: Path
     checkpoints: str  # folder or s3:// address, in which each run key has a folder of its own; "" leaves none
     store: ObjectStore | None
+    profile: Path | None = None  # None goes without
 
 
 def run_job(
@@ -88,6 +89,7 @@ def _take_part(job: _Job, tracking_uri: str, group: "Group") -> None:
 def _train(job: _Job, tracking: "Tracking | None", group: "Group | None" = None) -> None:
     from steelyard.training.export import export
     from steelyard.training.group import ALONE
+    from steelyard.training.profile import write_profile
     from steelyard.training.train import train
 
     checkpoints = _checkpoints(job)
@@ -99,6 +101,10 @@ def _train(job: _Job, tracking: "Tracking | None", group: "Group | None" = None)
             run.keep(bundle)
     if checkpoints:
         checkpoints.clear()
+    if job.places.profile:
+        write_profile(trained, job.candidate, job.dataset, job.key, job.places.profile)
+        if run:
+            run.attach(job.places.profile)
 
 
 def _checkpoints(job: _Job) -> "Checkpoints | None":

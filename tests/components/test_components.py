@@ -43,6 +43,15 @@ def _evaluate(bundle: Path, dataset: Dataset, target: Path) -> dsl.Classificatio
     return classification
 
 
+def _train(spec: dict[str, object], dataset: Dataset, target: Path, processes: int = 1) -> str:
+    """Train a candidate and return its page."""
+    page = target.with_suffix(".html")
+    train_candidate.python_func(
+        candidate=spec, dataset=_at(dataset.folder), bundle=_at(target), training=_at(page), processes=processes
+    )
+    return page.read_text()
+
+
 def test_prepare_data_returns_the_candidates_without_nulls(tmp_path: Path) -> None:
     candidates = prepare_data.python_func(
         params=SMALL_PARAMS,
@@ -103,11 +112,13 @@ def test_a_candidate_is_trained_once_and_then_remembered(
     candidate: Candidate, dataset: Dataset, tmp_path: Path
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
-    for folder in ("first", "second"):
-        train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / folder))
+    new, old = (_train(spec, dataset, tmp_path / folder) for folder in ("first", "second"))
     first, second = ModelBundle(tmp_path / "first").index, ModelBundle(tmp_path / "second").index
     assert (first.remembered, second.remembered) == (False, True)
     assert first.files == second.files
+    assert new.count("<table") == 2
+    assert "aten::addmm" in new
+    assert (old.count("<table"), "remembered from an earlier run" in old) == (0, True)
 
 
 def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
@@ -115,10 +126,11 @@ def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
     spec["training"]["learning_rate"] = 1e30
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "bundle"))
+    page = _train(spec, dataset, tmp_path / "bundle")
     failure = read_failure(tmp_path / "bundle")
     assert failure is not None
     assert "the loss became" in failure.reason
+    assert failure.reason in page
     _evaluate(tmp_path / "bundle", dataset, tmp_path / "card")
     assert "the loss became" in str(Scorecard.read(tmp_path / "card").index.failure)
 
@@ -127,9 +139,8 @@ def test_with_two_gpus_two_processes_train_and_the_first_keeps_what_comes_of_it(
     candidate: Candidate, dataset: Dataset, bundle: ModelBundle, tmp_path: Path, tracking_uri: str
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
-    train_candidate.python_func(
-        candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "bundle"), processes=2
-    )
+    page = _train(spec, dataset, tmp_path / "bundle", processes=2)
+    assert page.count("<table") == 2
     alone, together = (load_file(one / WEIGHTS_FILE) for one in (bundle.folder, tmp_path / "bundle"))
     for name, value in alone.items():
         np.testing.assert_allclose(together[name], value, atol=1e-4)
@@ -143,9 +154,7 @@ def test_what_one_of_two_processes_says_of_a_candidate_is_written_down(
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
     spec["training"]["learning_rate"] = 1e30
-    train_candidate.python_func(
-        candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "bundle"), processes=2
-    )
+    _train(spec, dataset, tmp_path / "bundle", processes=2)
     failure = read_failure(tmp_path / "bundle")
     assert failure is not None
     assert failure.reason == "the loss became nan in epoch 1; try a lower learning_rate"
@@ -155,7 +164,7 @@ def test_what_one_of_two_processes_says_of_a_candidate_is_written_down(
 def trained(candidate: Candidate, dataset: Dataset, tmp_path: Path) -> Path:
     """What train_candidate left, in the folder and in memory."""
     spec = candidate.model_dump(mode="json", exclude_none=True)
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "trained"))
+    _train(spec, dataset, tmp_path / "trained")
     return tmp_path / "trained"
 
 
@@ -202,7 +211,7 @@ def test_a_model_of_an_earlier_run_competes_with_the_times_it_had(
         bundles=[_at(trained)], scorecards=[_at(tmp_path / "card")], measured=_at(tmp_path / "earlier")
     )
     spec = params.candidates["small-cnn"].model_copy(update={"name": "one-layer"}).model_dump(mode="json")
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "other"))
+    _train(spec, dataset, tmp_path / "other")
     _evaluate(tmp_path / "other", dataset, tmp_path / "other-card")
     measure_latency.python_func(
         bundles=[_at(tmp_path / "other")], scorecards=[_at(tmp_path / "other-card")], measured=_at(tmp_path / "now")
@@ -240,7 +249,7 @@ def test_a_remembered_model_whose_files_are_gone_is_left_out(
     for bundle in (tmp_path / "mlartifacts").rglob("bundle.json"):
         bundle.unlink()
     spec = params.candidates["small-cnn"].model_dump(mode="json")
-    train_candidate.python_func(candidate=spec, dataset=_at(dataset.folder), bundle=_at(tmp_path / "other"))
+    _train(spec, dataset, tmp_path / "other")
     _evaluate(tmp_path / "other", dataset, tmp_path / "other-card")
     measure_latency.python_func(
         bundles=[_at(tmp_path / "other")], scorecards=[_at(tmp_path / "other-card")], measured=_at(tmp_path / "now")
