@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from steelyard.training.live import Live
+
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "steelyard"
@@ -64,12 +66,11 @@ class TrainingRun:
 
     def observe(self, epoch: Epoch) -> None:
         """Record one epoch's figures as points of the training curves."""
-        from mlflow.entities import Metric
+        self._log(epoch.model_dump(exclude={"epoch"}, exclude_none=True), epoch.epoch)
 
-        now_ms = int(time.time() * 1000)
-        figures = epoch.model_dump(exclude={"epoch"}, exclude_none=True)
-        points = [Metric(name, value, now_ms, epoch.epoch) for name, value in figures.items()]
-        self._client.log_batch(self._run_id, metrics=points)
+    def live(self, point: "Live") -> None:
+        """Record figures from inside an epoch as points of curves over the steps."""
+        self._log({f"live/{name}": value for name, value in point.figures().items()}, point.step)
 
     def keep(self, bundle: ModelBundle) -> None:
         """Record the bundle, from which the training will be remembered."""
@@ -78,6 +79,13 @@ class TrainingRun:
     def attach(self, folder: Path) -> None:
         """Record a folder beside the bundle, under its own name."""
         self._client.log_artifacts(self._run_id, str(folder), folder.name)
+
+    def _log(self, figures: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        points = [Metric(name, value, now_ms, step) for name, value in figures.items()]
+        self._client.log_batch(self._run_id, metrics=points)
 
 
 class Tracking:

@@ -94,8 +94,8 @@ def _train(job: _Job, tracking: "Tracking | None", group: "Group | None" = None)
 
     checkpoints = _checkpoints(job)
     with tracking.training(job.key, job.candidate) if tracking else nullcontext() as run:
-        observe = run.observe if run else lambda epoch: None
-        trained = train(job.candidate, job.dataset, observe, checkpoints, job.weights, group or ALONE)
+        observe, live = (run.observe, run.live) if run else (_unseen, _unseen)
+        trained = train(job.candidate, job.dataset, observe, checkpoints, job.weights, group or ALONE, live)
         bundle = export(trained, job.candidate, job.dataset, job.key, job.places.bundle)
         if run:
             run.keep(bundle)
@@ -105,6 +105,10 @@ def _train(job: _Job, tracking: "Tracking | None", group: "Group | None" = None)
         write_profile(trained, job.candidate, job.dataset, job.key, job.places.profile)
         if run:
             run.attach(job.places.profile)
+
+
+def _unseen(point: object) -> None:
+    """Tell nobody."""
 
 
 def _checkpoints(job: _Job) -> "Checkpoints | None":

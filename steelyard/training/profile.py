@@ -16,6 +16,7 @@ from steelyard.profile import Operation, Phase, ProfileIndex
 from steelyard.training.batches import Batch, Batches
 from steelyard.training.device import arithmetic, best_device, device_name
 from steelyard.training.learner import Learner
+from steelyard.training.loss import Loss
 from steelyard.training.train import Trained
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def write_profile(trained: Trained, candidate: Candidate, dataset: Dataset, run_
     images = min(trained.micro_batch or recipe.batch_size, int(MOST_SECONDS * trained.images_per_s / STEPS))
     batches = Batches(dataset, "train", max(2, images), device)
     taken = list(islice(cycle(batches.shuffled(recipe.seed, 1)), STEPS + WARM_UP))
-    learner = Learner(copy.deepcopy(trained.model), recipe, len(taken), device)
+    loss = Loss(recipe, dataset.index.classes, device)
+    learner = Learner(copy.deepcopy(trained.model), recipe, loss, len(taken), device)
     learner.begin(recipe.epochs)
     with new_folder(folder) as partial, arithmetic(recipe.deterministic):
         training = _phase(lambda batch: learner.learn(batch, 0), taken, partial / "training.trace.json.gz")

@@ -20,9 +20,10 @@ from steelyard.params import Candidate, Training
 from steelyard.progress import Progress
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
-from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
+from steelyard.training.device import arithmetic, best_device, device_name, gpu_load, peak_mib
 from steelyard.training.group import ALONE, Group
 from steelyard.training.learner import Learner, copy_into
+from steelyard.training.live import Live
 from steelyard.training.loss import Loss, hits_and_counted
 from steelyard.training.overlap import Overlap
 from steelyard.training.pretrained import Weights, load_pretrained
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides one after each epoch
+SECONDS_BETWEEN_POINTS = 10.0
 
 _DIVERGED = "the loss became {{}} in epoch {}; try a lower learning_rate"
 
@@ -58,6 +60,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     weights: Weights | None = None,
     group: Group = ALONE,
+    live: Callable[[Live], None] = lambda point: None,
 ) -> Trained:
     """Train one candidate with AdamW.
 
@@ -69,6 +72,7 @@ def train(
         checkpoints: from which it goes on, and where it leaves new ones.
         weights: with which the network begins, instead of random ones.
         group: that this process leads; the others `follow` with the same arguments.
+        live: called inside epochs, every ten seconds.
 
     Raises:
         DoesNotFit: the network can't be built, or can't be trained on these images.
@@ -84,10 +88,13 @@ def train(
         epochs = run.epochs()
         while True:
             with _blame(recipe):
-                epoch = next(epochs, None)
-            if epoch is None:
+                point = next(epochs, None)
+            if point is None:
                 break
-            observe(epoch)
+            if isinstance(point, Live):
+                live(point)
+            else:
+                observe(point)
     return run.trained()
 
 
@@ -133,15 +140,15 @@ class _Run:
         if found := checkpoints and checkpoints.latest():
             self._resume(*found)
         self._resumed_from_step = self._step
-        self._started = self._saved = time.monotonic()
+        self._started = self._saved = self._told = time.monotonic()
 
-    def epochs(self) -> Iterator[Epoch]:
-        """Yield the figures of each epoch: those from before, then those that are learnt now."""
+    def epochs(self) -> Iterator[Epoch | Live]:
+        """Yield the figures of each epoch: those from before, then those learnt now, with points in between."""
         yield from tuple(self._history)
         total, done = self._recipe.epochs * self._train.images, len(self._history) * self._train.images
         progress = Progress(self._name, total, "images", done + self._sums.images, self._facts)
         for number in range(len(self._history) + 1, self._recipe.epochs + 1):
-            yield self._epoch(number, progress)
+            yield from self._epoch(number, progress)
         progress.close()
 
     def follow(self) -> None:
@@ -179,13 +186,16 @@ class _Run:
             self._sums.seconds = before + time.monotonic() - started
             yield len(batch[1])
 
-    def _epoch(self, number: int, progress: Progress) -> Epoch:
+    def _epoch(self, number: int, progress: Progress) -> Iterator[Epoch | Live]:
         rate = self._learner.learning_rate(self._step - self._sums.batches)
         started, before = time.monotonic(), self._sums.seconds
         for images in self._learn(number):
             if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
                 self._save(number)
             progress.advance(images)
+            if time.monotonic() - self._told >= SECONDS_BETWEEN_POINTS:
+                self._told = time.monotonic()
+                yield self._live()
         train_loss, train_accuracy = self._sums.means(_DIVERGED.format(number))
         learning_seconds = before + time.monotonic() - started
         validation_loss, validation_accuracy, mean_iou = self._validate(number)
@@ -206,7 +216,7 @@ class _Run:
         self._history.append(epoch)
         self._sums = _Sums(self._device)
         self._save(number + 1)
-        return epoch
+        yield epoch
 
     def _validate(self, number: int) -> tuple[float, float, float | None]:
         """Return loss, accuracy and, of masks, mean IoU of the weights that count."""
@@ -260,16 +270,22 @@ class _Run:
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
 
+    def _live(self) -> Live:
+        loss, hits, counted, weight = self._sums.figures.tolist()
+        memory, utilisation = gpu_load(self._device)
+        return Live(
+            step=self._step,
+            loss=loss / weight,
+            accuracy=hits / max(counted, 1),
+            learning_rate=self._learner.learning_rate(self._step),
+            images_per_s=self._sums.images / self._sums.seconds,
+            gpu_memory_mib=memory,
+            gpu_utilisation=utilisation,
+        )
+
     def _facts(self) -> str:
-        facts = [f"learning rate {self._learner.learning_rate(self._step):.2g}"]
-        if self._sums.images:
-            loss, hits, counted, weight = self._sums.figures.tolist()
-            facts.append(f"loss {loss / weight:.3f}, accuracy {hits / max(counted, 1):.3f}")
-        if self._history:
-            facts.append("validation {} {:.3f}".format(*self._history[-1].chief))
-        if self._device.type == "cuda":
-            facts.append(f"GPU memory {torch.cuda.memory_allocated(self._device) / 2**20:.0f} MiB")
-        return ", ".join(facts)
+        before = ", validation {} {:.3f}".format(*self._history[-1].chief) if self._history else ""
+        return f"{self._live()}{before}"
 
 
 class _Sums:
