@@ -94,8 +94,9 @@ def log_plainly() -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off every library's telemetry, and MLflow's progress bars."""
+    """Turn off every library's telemetry, MLflow's progress bars, and what torch's profiler says of its stages."""
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "10")  # above all of its levels
