@@ -55,7 +55,7 @@ images:  ## all container images, with docker: IMAGE_PREFIX/NAME:IMAGE_TAG, each
 	@$(MAKE) --no-print-directory deployment IMAGE_PREFIX=$(IMAGE_PREFIX) IMAGE_TAG=$(IMAGE_TAG)
 
 deployment: $(INSTALLED)  ## pipelines and manifests for the images of IMAGE_PREFIX and IMAGE_TAG, into build/
-	@$(BIN)/steelyard compile --output build/pipelines --image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
+	@$(BIN)/steelyard compile --output build/pipelines --image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG) $(addprefix --gpus ,$(GPUS))
 	@$(BIN)/python manifests/render.py --output build/manifests --image-prefix $(IMAGE_PREFIX) --image-tag $(IMAGE_TAG)
 
 print-image-tag:

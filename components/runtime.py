@@ -57,7 +57,7 @@ def task() -> Iterator[Runtime]:
     termination message.
     """
     quieten_libraries()
-    _log_plainly()
+    log_plainly()
     try:
         yield Runtime(
             tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
@@ -84,7 +84,7 @@ def s3_address(uri: str) -> str:
     return address if is_remote(address) else ""
 
 
-def _log_plainly() -> None:
+def log_plainly() -> None:
     """Give steelyard's own lines a prefix by which they are told from those of KFP's executor."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{LINE_PREFIX}%(message)s"))
@@ -94,8 +94,9 @@ def _log_plainly() -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off every library's telemetry, and MLflow's progress bars and addresses of runs on stdout."""
+    """Turn off every library's telemetry, MLflow's progress bars and addresses, and torch's profiler."""
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         os.environ.setdefault(name, "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "10")  # above all of its levels

@@ -292,13 +292,17 @@ def _add_compile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     verb.add_argument("--output", type=Path, default=Path("build/pipelines"), help="folder (default: %(default)s)")
     verb.add_argument("--image-prefix", default=RELEASE.prefix, help="registry and path (default: %(default)s)")
     verb.add_argument("--image-tag", default=RELEASE.tag, help="(default: %(default)s)")
+    verb.add_argument(
+        "--gpus", type=int, choices=range(1, 17), default=1, metavar="N", help="of each training on GPUs (default: 1)"
+    )
     verb.set_defaults(do=_compile)
 
 
 def _compile(options: argparse.Namespace) -> int:
     from pipelines.compile import compile_all
 
-    for file in compile_all(options.output, Images(prefix=options.image_prefix, tag=options.image_tag)):
+    images = Images(prefix=options.image_prefix, tag=options.image_tag)
+    for file in compile_all(options.output, images, options.gpus):
         print(file)
     return WINNER
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.runtime import LINE_PREFIX, UNEXPECTED, WRONG_INPUT
 from pipelines.project import PARAMS_FILE, Project
-from steelyard.bundle import ModelBundle
+from steelyard.bundle import ModelBundle, read_failure
 from steelyard.data.dataset import Dataset
 from steelyard.errors import InputError, InvalidFile, SteelyardError
 from steelyard.selection.selection import Selection
@@ -41,8 +41,8 @@ def run_locally(project: Project, output: Path, tracking_uri: str, tell: Callabl
 
     Args:
         project: what to run.
-        output: where results go: `selection/`, `model/` if somebody won, `run.log`, and the tasks' own folders
-            under `pipeline/`, which each run clears first.
+        output: where results go: `selection/`, `trainings/` with a page for each, `model/` if somebody won, `run.log`,
+            and the tasks' own folders under `pipeline/`, which each run clears first.
         tracking_uri: of MLflow.
         tell: gets each line of progress.
 
@@ -94,12 +94,22 @@ def _collect(finished: Path, output: Path, seconds: dict[str, float]) -> Outcome
         shutil.rmtree(output / name, ignore_errors=True)
         if source.exists():
             shutil.copytree(source, output / name)
+    _collect_pages(finished, output / "trainings")
     return Outcome(
         selection_folder=output / "selection",
         dataset=Dataset(finished / "prepare-data" / "dataset"),
         model=ModelBundle(output / "model") if packed.exists() else None,
         seconds=seconds,
     )
+
+
+def _collect_pages(finished: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for task in finished.glob("*/train-candidate"):
+        failure = read_failure(task / "bundle")
+        name = failure.candidate if failure else ModelBundle(task / "bundle").index.candidate
+        shutil.copyfile(task / "training", folder / f"{name}.html")
 
 
 def _reason(error_file: Path, project: Project, log: Path) -> SteelyardError:

@@ -24,6 +24,7 @@ class Summary:
     utility: float | None
     why: str
     report: str
+    trainings: str
     trained: list[str]
     remembered: list[str]
     failed: list[str]
@@ -54,7 +55,8 @@ class Summary:
                 f"offline {seen.offline_accuracy:.4f}",
                 f"  {'drift':<12}{seen.clean_alarms} alarms on clean images; on corrupted ones the alarm {alarm}",
             ]
-        lines += [f"  {'took':<12}{self.seconds['total']:.0f} s", f"  {'report':<12}{self.report}", "", "Go on with:"]
+        lines += [f"  {'took':<12}{self.seconds['total']:.0f} s", f"  {'report':<12}{self.report}"]
+        lines += [f"  {'trainings':<12}{self.trainings}", "", "Go on with:"]
         return "\n".join([*lines, *(f"  {step}" for step in self.next_steps)])
 
 
@@ -72,6 +74,7 @@ def run_project(project: Project, output: Path, tracking_uri: str, tell: Callabl
         utility=selection.utility,
         why=selection.why,
         report=str(outcome.selection_folder / "report.html"),
+        trainings=str(output / "trainings"),
         trained=[card.candidate for card in cards if not card.remembered and not card.failure],
         remembered=[card.candidate for card in cards if card.remembered],
         failed=[card.candidate for card in cards if card.failure and not card.stopped],

@@ -21,7 +21,7 @@ DATASET_HOLDS = {
     ),
     *("train", "validation", "test"),
 }
-RUN_REPLACES = {"pipeline", "selection", "model"}
+RUN_REPLACES = {"pipeline", "selection", "trainings", "model"}
 RUN_LOG = "run.log"
 
 

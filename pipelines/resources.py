@@ -11,7 +11,7 @@ from components.images import Images
 MLFLOW_TRACKING_URI = "http://mlflow.steelyard.svc.cluster.local:5000"
 OBJECT_STORE_SECRET = "s3-credentials"  # manifests/README.md has the command that makes it
 OBJECT_STORE_KEYS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-GPU_NODES = {"nvidia.com/gpu.present": "true"}  # NVIDIA's GPU feature discovery sets it
+GPU_LABELS = {"nvidia.com/gpu.present": "true"}  # NVIDIA's GPU feature discovery sets it
 ATTEMPTS = 2  # beyond the first, 30 s and then 60 s apart
 
 
@@ -45,10 +45,12 @@ class Profile:
     gpus: int = 0
 
 
-PROFILES = {
-    "cpu": Profile(training=Needs(cpu="500m", cpu_limit="4", memory="4Gi")),
-    "gpu": Profile(training=Needs(cpu="1", cpu_limit="8", memory="8Gi"), gpus=1),
-}
+CPU_NODES = Profile(training=Needs(cpu="500m", cpu_limit="4", memory="4Gi"))
+
+
+def gpu_nodes(gpus: int) -> Profile:
+    """Return the profile of nodes with GPUs, of which each training takes so many, with a process for each."""
+    return Profile(training=Needs(cpu=f"{gpus}", cpu_limit=f"{8 * gpus}", memory=f"{8 * gpus}Gi"), gpus=gpus)
 
 
 def on_nodes_of(profile: Profile | None, images: Images) -> Callable[[PipelineTask], PipelineTask]:
@@ -83,5 +85,5 @@ def _apply(task: PipelineTask, profile: Profile, images: Images) -> None:
         if profile.gpus:
             task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(profile.gpus)
             kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
-            for label, value in GPU_NODES.items():
+            for label, value in GPU_LABELS.items():
                 kubernetes.add_node_selector(task, label, value)

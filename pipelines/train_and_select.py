@@ -20,7 +20,7 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
         images: which a cluster runs.
     """
 
-    on_cluster = on_nodes_of(profile, images)
+    on_cluster, processes = on_nodes_of(profile, images), max(1, profile.gpus if profile else 0)
 
     @dsl.pipeline(
         name="train-and-select",
@@ -37,7 +37,9 @@ def build(profile: Profile | None = None, images: Images = RELEASE) -> BaseCompo
         prepared = on_cluster(prepare_data(params=params, contract=contract, data=data))
         dataset = prepared.outputs["dataset"]
         with dsl.ParallelFor(prepared.outputs["Output"]) as candidate:
-            trained = on_cluster(train_candidate(candidate=candidate, dataset=dataset, contract=contract))
+            trained = on_cluster(
+                train_candidate(candidate=candidate, dataset=dataset, contract=contract, processes=processes)
+            )
             evaluated = on_cluster(evaluate_candidate(bundle=trained.outputs["bundle"], dataset=dataset))
         measured = on_cluster(
             measure_latency(

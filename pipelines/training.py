@@ -14,6 +14,7 @@ from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
 from steelyard.errors import InputError, InvalidFile, Stopped
 from steelyard.params import Candidate, Params
+from steelyard.report.training import write_training_page
 from steelyard.store import ObjectStore
 from steelyard.training.job import Places, run_job
 from steelyard.yaml_file import nearest
@@ -21,7 +22,7 @@ from steelyard.yaml_file import nearest
 if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
 
-OUTPUT_HOLDS = {"bundle", "checkpoints", ".lock"}
+OUTPUT_HOLDS = {"bundle", "checkpoints", "profile", "training.html", ".lock"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class TrainedCandidate:
     """What `steelyard train` answers."""
 
     bundle: ModelBundle
+    page: Path
 
     def as_json(self) -> dict[str, object]:
         """Return what `--json` prints."""
@@ -46,6 +48,7 @@ class TrainedCandidate:
             "onnx_max_diff": index.onnx_max_diff,
             "micro_batch": index.micro_batch,
             "bundle": str(self.bundle.folder),
+            "page": str(self.page),
         }
 
     def as_text(self) -> str:
@@ -60,6 +63,7 @@ class TrainedCandidate:
             f"  speed       {index.images_per_s:.0f} images/s in {index.precision} on {index.device}, "
             f"at most {index.peak_mib:.0f} MiB",
             f"  bundle      {self.bundle.folder}",
+            f"  curves      {self.page}",
         ]
         return "\n".join(lines) + "\n"
 
@@ -89,7 +93,7 @@ def train_file(
         params: the file.
         name: of the candidate.
         data: what `steelyard prepare` wrote.
-        output: gets `bundle/`, and `checkpoints/` while training lasts.
+        output: gets `bundle/`, `profile/` and `training.html`, and `checkpoints/` while training lasts.
         contract: by which halving, if the params have it, tells what a candidate is worth.
 
     Raises:
@@ -104,12 +108,14 @@ def train_file(
     refuse_foreign_files(output, OUTPUT_HOLDS)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     with claimed(output):
-        places = Places(bundle=output / "bundle", checkpoints=str(output / "checkpoints"), store=store)
+        bundle, page, profile = output / "bundle", output / "training.html", output / "profile"
+        places = Places(bundle=bundle, checkpoints=str(output / "checkpoints"), store=store, profile=profile)
         try:
-            return TrainedCandidate(bundle=run_job(candidate, dataset, places, _tracking(), client))
+            trained = run_job(candidate, dataset, places, _tracking(), client)
         except Stopped as stopped:
-            stop = Stop(rung=stopped.rung, reason=str(stopped))
-            return StoppedCandidate(candidate=name, stopped=stop)
+            return StoppedCandidate(candidate=name, stopped=Stop(rung=stopped.rung, reason=str(stopped)))
+        write_training_page(trained.index, profile, page)
+        return TrainedCandidate(bundle=trained, page=page)
 
 
 def _candidate(file: Path, name: str, dataset: Dataset) -> Candidate:

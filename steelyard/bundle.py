@@ -201,17 +201,19 @@ class ModelBundle:
 
 def write_failure(
     folder: Path, candidate: str, stage: str, error: CandidateFailed, run_key: str, dataset: DatasetRef
-) -> None:
+) -> FailureIndex:
     """Write down why a candidate failed, in the place of its bundle."""
+    failure = FailureIndex(
+        candidate=candidate,
+        stage=stage,
+        reason=str(error),
+        run_key=run_key,
+        dataset=dataset,
+        stopped=Stop(rung=error.rung, reason=str(error)) if isinstance(error, Stopped) else None,
+    )
     with new_folder(folder) as partial:
-        FailureIndex(
-            candidate=candidate,
-            stage=stage,
-            reason=str(error),
-            run_key=run_key,
-            dataset=dataset,
-            stopped=Stop(rung=error.rung, reason=str(error)) if isinstance(error, Stopped) else None,
-        ).write(partial / "failure.json")
+        failure.write(partial / "failure.json")
+    return failure
 
 
 def read_failure(folder: Path) -> FailureIndex | None:

@@ -21,6 +21,7 @@ SteelyardError
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Self
 
 
 class SteelyardError(Exception):
@@ -81,11 +82,20 @@ class ExportDiffers(CandidateFailed):
 
 
 class Stopped(CandidateFailed):
-    """A candidate that halving ended, as others were worth more at the same rung; what it learnt is kept."""
+    """A candidate that halving ended, as others were worth more at the same rung; what it learnt is kept.
 
-    def __init__(self, rung: int, reason: str) -> None:
-        self.rung = rung
-        super().__init__(reason)
+    Its text begins with the rung, as a text is all that one process of a training tells another of an error.
+    """
+
+    @classmethod
+    def at(cls, rung: int, reason: str) -> Self:
+        """Return the error of a candidate that ended at a rung."""
+        return cls(f"rung {rung}: {reason}")
+
+    @property
+    def rung(self) -> int:
+        """The rung, from 1."""
+        return int(str(self).removeprefix("rung ").partition(":")[0])
 
 
 class UnreadableImage(SteelyardError):

@@ -89,7 +89,7 @@ class Halving:
         self._estimates = record.estimates
         self._records.write(rung, record.model_copy(update={"goes_on": stays}))
         if not stays:
-            raise Stopped(
+            raise Stopped.at(
                 rung,
                 f"after epoch {epoch.epoch} of {self._candidate.training.epochs}, its utility of {record.utility:.3f} "
                 f"was not among the best {places(len(others) + 1)} of {len(others) + 1}",

@@ -119,10 +119,10 @@ class Augment(Strict):
 
     crop: Annotated[int, Field(ge=0)] = 0  # pixels it is shifted, at most; what is missing is mirrored
     flip: bool = False  # left and right, every other image
-    colour: Fraction = 0  # part by which brightness, contrast and saturation change, at most
+    colour: Fraction = 0.0  # part by which brightness, contrast and saturation change, at most
     cutout: Annotated[int, Field(ge=0)] = 0  # side of a square made grey, pixels
-    mixup: Annotated[float, Field(ge=0)] = 0  # alpha of Zhang et al. 2018
-    cutmix: Annotated[float, Field(ge=0)] = 0  # alpha of Yun et al. 2019; with mixup, each batch gets one of both
+    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of Zhang et al. 2018
+    cutmix: Annotated[float, Field(ge=0)] = 0.0  # alpha of Yun et al. 2019; with mixup, each batch gets one of both
 
 
 class Training(Strict):
@@ -137,12 +137,12 @@ class Training(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0  # of cosine
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # of cosine
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     loss: Literal["cross-entropy", "dice", "focal"] = "cross-entropy"
     class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    label_smoothing: Fraction = 0
-    ema: Fraction = 0  # decay per step of the averaged weights, which then are those that count; 0 has none
+    label_smoothing: Fraction = 0.0
+    ema: Fraction = 0.0  # decay per step of the averaged weights, which then are those that count; 0 has none
     augment: Augment = Augment()
     unfreeze: dict[str, Annotated[int, Field(ge=1)]] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

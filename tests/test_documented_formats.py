@@ -22,11 +22,15 @@ from steelyard.evaluation.mistakes import Mistakes
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
 from steelyard.evaluation.times import Times
 from steelyard.metrics import known_names, metric
+from steelyard.profile import ProfileIndex
 from steelyard.selection.selection import Selection
 from steelyard.training.checkpoint import CheckpointIndex
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "artifacts.md").read_text(encoding="utf-8")
-INDEXES = (DatasetIndex, BundleIndex, CheckpointIndex, FailureIndex, ScorecardIndex, Selection, ReferenceIndex)
+INDEXES = (
+    *(DatasetIndex, BundleIndex, CheckpointIndex, ProfileIndex, FailureIndex),
+    *(ScorecardIndex, Selection, ReferenceIndex),
+)
 
 
 def records(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

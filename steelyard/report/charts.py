@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.bundle import Epoch
+from steelyard.bundle import BundleIndex, Epoch
 from steelyard.evaluation.answers import SplitOutputs
 from steelyard.evaluation.bounds import proportion_bound
 from steelyard.evaluation.measurement import Measurement
@@ -163,7 +163,7 @@ def confusion_matrix(counts_CC: NDArray[np.int64], classes: Sequence[str], what:
     )
 
 
-def training_curves(trained: Sequence[ScorecardIndex]) -> list[Curves]:
+def training_curves(trained: Sequence[ScorecardIndex | BundleIndex]) -> list[Curves]:
     """Lay out the training of each candidate on common axes."""
     epochs = [epoch for index in trained for epoch in index.history]
     if not epochs:
@@ -187,6 +187,22 @@ def training_curves(trained: Sequence[ScorecardIndex]) -> list[Curves]:
         )
         for index in trained
     ]
+
+
+def learning_rate_chart(history: Sequence[Epoch]) -> Chart:
+    """Lay out the learning rate with which each epoch began."""
+    rates, epochs = [epoch.learning_rate for epoch in history], max(1, len(history) - 1)
+    top = _round(max(rates), up=True)
+    return Chart(
+        what="learning rate",
+        train="",
+        validation=_points(
+            (LEFT + (RIGHT - LEFT) * number / epochs, BOTTOM - (BOTTOM - TOP) * rate / top)
+            for number, rate in enumerate(rates)
+        ),
+        ticks=[(BOTTOM - (BOTTOM - TOP) * i / 2, f"{top * i / 2:.2g}") for i in range(3)],
+        best=None,
+    )
 
 
 def panel(name: str, measured: Mapping[str, Measurement], limit: float | None, winner: str | None) -> Panel:

@@ -77,6 +77,7 @@ class Tracking:
         """
         from mlflow import MlflowClient
 
+        self.uri = uri
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._server, self._local = TrackingServer(uri), uri.startswith(SQLITE)
         self._trainings = Trainings(self._client, self._server, lambda: self._experiment)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.bundle import Epoch, ModelBundle
@@ -15,6 +16,8 @@ from steelyard.tracking.spool import Spool
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+    from steelyard.training.live import Live
 
 log = logging.getLogger(__name__)
 
@@ -91,18 +94,29 @@ class TrainingRun:
         self.overtaken = False  # once all has arrived: whether another's bundle was there first
         spool.put(self._begin)
 
-    def observe(self, epoch: Epoch) -> None:
-        """Record one epoch's figures as points of the training curves; a point sent twice is the same point."""
+    def observe(self, point: "Epoch | Live") -> None:
+        """Record an epoch's figures, or some from inside one, as points of curves; sent twice, a point is the same."""
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
-        figures = epoch.model_dump(exclude={"epoch"}, exclude_none=True)
-        points = [Metric(name, value, now_ms, epoch.epoch) for name, value in figures.items()]
+        now_ms, step = int(time.time() * 1000), point.epoch if isinstance(point, Epoch) else point.step
+        points = [Metric(name, value, now_ms, step) for name, value in _figures(point).items()]
         self._spool.put(lambda: self._client.log_batch(self._run_id, metrics=points))
 
     def keep(self, bundle: ModelBundle) -> None:
         """Record the bundle, from which the training will be remembered, unless another's is there."""
         self._spool.put(lambda: self._keep(bundle))
+
+    def attach(self, folder: Path) -> None:
+        """Record a folder beside the bundle, under its own name, after the run has ended.
+
+        Where the server is away, or has never heard of the run, the folder is left out.
+        """
+        if not self._run_id:
+            return
+        try:
+            self._trainings.server.ask(lambda: self._client.log_artifacts(self._run_id, str(folder), folder.name))
+        except TrackingAway as error:
+            log.warning("%s: its %s is not recorded: %s", self._candidate.name, folder.name, error)
 
     def end(self) -> None:
         """End the run."""
@@ -150,3 +164,9 @@ class TrainingRun:
         self.overtaken = bool({*self._trainings.whole(self._run_key)} - {self._run_id})
         if not self.overtaken:
             self._client.log_artifacts(self._run_id, str(bundle.folder), "bundle")
+
+
+def _figures(point: "Epoch | Live") -> dict[str, float]:
+    if isinstance(point, Epoch):
+        return point.model_dump(exclude={"epoch"}, exclude_none=True)
+    return {f"live/{name}": value for name, value in point.figures().items()}

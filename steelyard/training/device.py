@@ -35,6 +35,22 @@ def peak_mib(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else own_peak_mib()
 
 
+def gpu_load(device: torch.device) -> tuple[float | None, float | None]:
+    """Return how much of a GPU's memory is taken, MiB, and in which percentage of the last second it worked.
+
+    Both are None without a GPU; the second also where NVML does not tell, as of a slice of a GPU.
+    """
+    if device.type != "cuda":
+        return None, None
+    import pynvml
+
+    memory_mib = torch.cuda.memory_allocated(device) / 2**20
+    try:
+        return memory_mib, torch.cuda.utilization(device)
+    except pynvml.NVMLError:
+        return memory_mib, None
+
+
 @contextmanager
 def arithmetic(deterministic: bool) -> Iterator[None]:
     """Let a GPU choose its fastest algorithms, or bind it to those that give the same bits each time."""

@@ -1,25 +1,26 @@
 """One training job: taken from memory, or trained, exported and remembered."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from steelyard.bundle import Epoch, ModelBundle
+from steelyard.bundle import ModelBundle
 from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
 from steelyard.errors import ArtifactError
 from steelyard.params import Candidate
 from steelyard.store import ObjectStore, is_remote
 from steelyard.training.pretrained import Weights, pretrained_weights
+from steelyard.training.processes import Processes
 from steelyard.training.run_key import run_key
 
 if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
     from steelyard.tracking.training_run import TrainingRun
     from steelyard.training.checkpoint import Checkpoints
+    from steelyard.training.group import Group
     from steelyard.training.train import Judge
 
 
@@ -30,6 +31,7 @@ class Places:
     bundle: Path
     checkpoints: str  # folder or s3:// address, in which each run key has a folder of its own; "" leaves none
     store: ObjectStore | None
+    profile: Path | None = None  # None goes without
 
 
 def run_job(
@@ -38,6 +40,7 @@ def run_job(
     places: Places,
     tracking: "Tracking | None",
     contract: Contract | None = None,
+    processes: Processes | None = None,
 ) -> ModelBundle:
     """Train one candidate, unless that was done before; go on where an earlier job was cut off.
 
@@ -47,19 +50,30 @@ def run_job(
         places: where results go. Without tracking, a bundle of the same run key that lies there is not made again.
         tracking: remembers trainings and shows this one as it goes on; None goes without.
         contract: by which halving, if the candidate has it, tells what it is worth; it takes tracking, too.
+        processes: that learn together; None learns in this one.
 
     Raises:
         CandidateFailed: by its own fault; or, `Stopped`, by that of better ones.
         StoreError: the object store does not answer.
+        SteelyardError: one of several processes is gone.
     """
     with pretrained_weights(candidate, places.store) as weights:
         key = run_key(candidate, dataset, weights.sha256 if weights else "")
         job = _Job(candidate, dataset, weights, key, places, contract)
-        return job.tracked(tracking) if tracking else job.alone()
+        if tracking is None:
+            if found := _found(places.bundle, key, candidate.name):
+                return found
+            _train_in(processes, job, job.own_checkpoints, None)
+        else:
+            with tracking.turn(key, candidate.name, places.bundle, job.own_checkpoints) as turn:
+                if turn.bundle:
+                    return turn.bundle
+                inherited = job.reaches(turn.checkpoints)
+                _train_in(processes, job, turn.checkpoints if inherited else job.own_checkpoints, tracking)
+    return ModelBundle(places.bundle)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     candidate: Candidate
     dataset: Dataset
     weights: Weights | None
@@ -67,62 +81,80 @@ class _Job:
     places: Places
     contract: Contract | None
 
-    def alone(self) -> ModelBundle:
-        """Train, unless the bundle lies there."""
-        if found := _found(self.places.bundle, self.key, self.candidate.name):
-            return found
-        with self._checkpoints(self._own_checkpoints) as checkpoints:
-            return self._trained(checkpoints, lambda epoch: None)
-
-    def tracked(self, tracking: "Tracking") -> ModelBundle:
-        """Train, unless somebody did or does so."""
-        name, folder, own = self.candidate.name, self.places.bundle, self._own_checkpoints
-        with tracking.turn(self.key, name, folder, own) as turn:
-            if turn.bundle:
-                return turn.bundle
-            address = turn.checkpoints if self._reaches(turn.checkpoints) else own
-            with self._checkpoints(address) as checkpoints, tracking.training(self.key, self.candidate) as run:
-                bundle = self._trained(checkpoints, run.observe, self._judge(run))
-                run.keep(bundle)
-            return (tracking.recall(self.key, name, folder) if run.overtaken else None) or bundle
-
-    def _judge(self, run: "TrainingRun") -> "Judge | None":
-        if not (self.contract and self.candidate.halving):
-            return None
-        from steelyard.halving import Halving
-
-        return Halving(self.candidate, self.dataset, self.contract, self.key, run).judge
-
-    def _trained(
-        self, checkpoints: "Checkpoints | None", observe: Callable[[Epoch], None], judge: "Judge | None" = None
-    ) -> ModelBundle:
-        from steelyard.training.export import export
-        from steelyard.training.train import train
-
-        trained = train(self.candidate, self.dataset, observe, checkpoints, self.weights, judge)
-        return export(trained, self.candidate, self.dataset, self.key, self.places.bundle)
-
-    @contextmanager
-    def _checkpoints(self, address: str) -> Iterator["Checkpoints | None"]:
-        """Yield the checkpoints at an address, which are removed when the training has ended well; None for ""."""
-        from steelyard.training.checkpoint import Checkpoints
-
-        checkpoints = Checkpoints(address, self.places.store) if address else None
-        yield checkpoints
-        if checkpoints:
-            checkpoints.clear()
-
     @property
-    def _own_checkpoints(self) -> str:
+    def own_checkpoints(self) -> str:
         """The address of this training's checkpoints, the same in every process of this machine; "" for none."""
         place = self.places.checkpoints
         if place and not is_remote(place):
             place = str(Path(place).resolve())
         return place and f"{place}/{self.key}"
 
-    def _reaches(self, checkpoints: str) -> bool:
+    def reaches(self, address: str) -> bool:
         """Whether the checkpoints of another process lie where this one reads and writes too."""
-        return bool(self.places.store) if is_remote(checkpoints) else os.access(checkpoints, os.W_OK)
+        return bool(self.places.store) if is_remote(address) else os.access(address, os.W_OK)
+
+    def checkpoints(self, address: str) -> "Checkpoints | None":
+        """Return the checkpoints at an address; None for ""."""
+        from steelyard.training.checkpoint import Checkpoints
+
+        return Checkpoints(address, self.places.store) if address else None
+
+    def judge(self, run: "TrainingRun | None") -> "Judge | None":
+        """Return what may end the training at a rung, if anything."""
+        if not (run and self.contract and self.candidate.halving):
+            return None
+        from steelyard.halving import Halving
+
+        return Halving(self.candidate, self.dataset, self.contract, self.key, run).judge
+
+
+def _train_in(processes: Processes | None, job: _Job, checkpoints: str, tracking: "Tracking | None") -> None:
+    if processes:
+        processes.run(_take_part, job, checkpoints, tracking.uri if tracking else "")
+    else:
+        _train(job, checkpoints, tracking)
+
+
+def _take_part(job: _Job, checkpoints: str, tracking_uri: str, group: "Group") -> None:
+    """Train as one of several processes: the one that leads keeps what comes of it."""
+    from steelyard.training.train import follow
+
+    if group.rank:
+        follow(job.candidate, job.dataset, job.checkpoints(checkpoints), job.weights, group)
+    elif tracking_uri:
+        from steelyard.tracking.tracking import Tracking
+
+        _train(job, checkpoints, Tracking(tracking_uri), group)
+    else:
+        _train(job, checkpoints, None, group)
+
+
+def _train(job: _Job, address: str, tracking: "Tracking | None", group: "Group | None" = None) -> None:
+    from steelyard.training.export import export
+    from steelyard.training.group import ALONE
+    from steelyard.training.profile import write_profile
+    from steelyard.training.train import train
+
+    candidate, dataset, places = job.candidate, job.dataset, job.places
+    checkpoints = job.checkpoints(address)
+    with tracking.training(job.key, candidate) if tracking else nullcontext() as run:
+        observe = run.observe if run else _unseen
+        trained = train(candidate, dataset, observe, checkpoints, job.weights, group or ALONE, job.judge(run))
+        bundle = export(trained, candidate, dataset, job.key, places.bundle)
+        if run:
+            run.keep(bundle)
+    if checkpoints:
+        checkpoints.clear()
+    if places.profile:
+        write_profile(trained, candidate, dataset, job.key, places.profile)
+        if run:
+            run.attach(places.profile)
+    if tracking and run and run.overtaken:
+        tracking.recall(job.key, candidate.name, places.bundle)
+
+
+def _unseen(point: object) -> None:
+    """Tell nobody."""
 
 
 def _found(folder: Path, key: str, name: str) -> ModelBundle | None:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from steelyard.training.augment import Augmentation
 from steelyard.training.batches import Batch
 from steelyard.training.device import precision
 from steelyard.training.freezing import Freezing
+from steelyard.training.group import ALONE, Group
 from steelyard.training.loss import Loss, hits_and_counted
 from steelyard.training.schedule import learning_rate
 
@@ -23,7 +24,15 @@ log = logging.getLogger(__name__)
 class Learner:
     """Learns batch by batch. All that is random in a step is drawn from the seed and the step's number alone."""
 
-    def __init__(self, model: Normalised, recipe: Training, loss: Loss, steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Normalised,
+        recipe: Training,
+        loss: Loss,
+        steps: int,
+        device: torch.device,
+        group: Group = ALONE,
+    ) -> None:
         """Take a model to its device.
 
         Args:
@@ -32,6 +41,7 @@ class Learner:
             loss: the recipe's.
             steps: in all.
             device: where.
+            group: of processes, each of which learns a share of each batch.
         """
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if recipe.ema else self.model
@@ -39,7 +49,8 @@ class Learner:
         self.precision = precision(recipe, device)
         self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
         self.best: dict[str, Tensor] = {}
-        self._recipe, self._loss, self._steps, self._device = recipe, loss, steps, device
+        self._recipe, self._loss, self._steps = recipe, loss, steps
+        self._device, self._group = device, group
         self._freezing = Freezing(model.network, recipe.unfreeze)
         self._augment = Augmentation(recipe.augment, model.network.classes)
         self._optimizer = torch.optim.AdamW(
@@ -55,20 +66,24 @@ class Learner:
         """Take one step, and return (4,): the summed loss, the hits, of how many, and what the loss is divided by.
 
         Where the device's memory does not suffice, the batch is learnt in parts, each half as large as before, and
-        the gradients are summed: batch norm then sees the parts.
+        the gradients are summed: batch norm then sees the parts. Of several processes each learns its share, in parts
+        of its own if need be, and returns the figures of the whole batch.
 
         Raises:
             torch.OutOfMemoryError: not even a single image fits.
         """
+        mine = self._group.share(len(batch[1]))
         while True:
             try:
-                figures = self._gradients(batch, step)
+                figures = self._gradients(batch, mine, step)
                 break
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise
-            self.micro_batch = min(self.micro_batch, len(batch[1])) // 2
+            self.micro_batch = min(self.micro_batch, mine.stop - mine.start) // 2
             log.warning("the device's memory is full: going on with %d images at a time", self.micro_batch)
+        if self._group.size > 1:
+            self._group.add_up(self.model.parameters(), figures[:3])
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self._optimizer.step()
@@ -114,13 +129,14 @@ class Learner:
             like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
             self._optimizer.state[parameter][kind] = like.to(self._device).copy_(value)
 
-    def _gradients(self, batch: Batch, step: int) -> Tensor:
+    def _gradients(self, batch: Batch, mine: slice, step: int) -> Tensor:
         torch.manual_seed(_seed(self._recipe.seed, step))
         self._optimizer.zero_grad()
         images_NCHW, targets = self._augment(*batch)
-        parts, total = -(-len(targets) // self.micro_batch), self._loss.total(targets)
-        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
-        for images, wanted in zip(images_NCHW.tensor_split(parts), targets.tensor_split(parts), strict=True):
+        total, sums = self._loss.total(targets), torch.zeros(3, dtype=torch.float64, device=self._device)
+        if self._group.rank:
+            torch.manual_seed(_seed(self._recipe.seed, step, self._group.rank))  # else all drop the same neurons
+        for images, wanted in _parts(images_NCHW[mine], targets[mine], self.micro_batch):
             with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
                 logits, _ = self.model.answer(images)
             loss = self._loss.sum(logits.float(), wanted)
@@ -161,5 +177,10 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+def _parts(images_NCHW: Tensor, targets: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    count = -(-len(targets) // most)
+    return zip(images_NCHW.tensor_split(count), targets.tensor_split(count), strict=True) if count else iter(())
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

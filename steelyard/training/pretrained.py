@@ -54,7 +54,8 @@ def pretrained_weights(candidate: Candidate, store: ObjectStore | None) -> Itera
 def load_pretrained(model: "Normalised", arch: str | None, weights: Weights) -> None:
     """Give a network's body the weights that fit it, and the normalisation that they were trained with.
 
-    The head stays as it is, and so does a stem that was made for other channels or small images.
+    The head begins at zero, as in Kolesnikov et al. 2020: drawn by a seed with which the weights were trained too, it
+    would answer with their classes. A stem that was made for other channels or small images stays as it is.
 
     Args:
         model: gets them.
@@ -72,6 +73,8 @@ def load_pretrained(model: "Normalised", arch: str | None, weights: Weights) -> 
     wanted = {name: value for name, value in body.state_dict().items() if not _below(name, fresh)}
     _check_fit({name: value for name, value in theirs.items() if not _below(name, fresh)}, wanted, weights.file)
     with torch.no_grad():
+        for parameter in model.network.head.parameters():
+            parameter.zero_()
         for name, value in wanted.items():
             if name in theirs:
                 value.copy_(theirs[name])

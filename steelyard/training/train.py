@@ -23,8 +23,10 @@ from steelyard.progress import Progress
 from steelyard.training.answers import answers
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
-from steelyard.training.device import arithmetic, best_device, device_name, peak_mib
+from steelyard.training.device import arithmetic, best_device, device_name, gpu_load, peak_mib
+from steelyard.training.group import ALONE, Group
 from steelyard.training.learner import Learner, copy_into
+from steelyard.training.live import Live
 from steelyard.training.loss import Loss, hits_and_counted
 from steelyard.training.overlap import Overlap
 from steelyard.training.pretrained import Weights, load_pretrained
@@ -33,9 +35,9 @@ log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides one after each epoch
+SECONDS_BETWEEN_POINTS = 10.0
 
 _DIVERGED = "the loss became {{}} in epoch {}; try a lower learning_rate"
-
 
 Judge = Callable[[Epoch, Callable[[], Answers | None]], None]
 
@@ -59,9 +61,10 @@ class Trained:
 def train(
     candidate: Candidate,
     dataset: Dataset,
-    observe: Callable[[Epoch], None],
+    observe: Callable[[Epoch | Live], None],
     checkpoints: Checkpoints | None = None,
     weights: Weights | None = None,
+    group: Group = ALONE,
     judge: Judge | None = None,
 ) -> Trained:
     """Train one candidate with AdamW.
@@ -70,9 +73,11 @@ def train(
         candidate: architecture, recipe and seed; equal seeds on one machine's CPU give equal weights, however often
             the training was cut off.
         dataset: its train split is learnt, its validation split decides which epoch is kept.
-        observe: called with each epoch's figures, as they come; first with those from before a cut.
+        observe: called with each epoch's figures, as they come, first with those from before a cut; and every ten
+            seconds with a point from inside an epoch.
         checkpoints: from which it goes on, and where it leaves new ones.
         weights: with which the network begins, instead of random ones.
+        group: that this process leads; the others `follow` with the same arguments.
         judge: may end the training after an epoch; asked for each that `observe` gets, and may ask what the network
             answers at its end for the validation split, if that is not over.
 
@@ -86,17 +91,29 @@ def train(
     recipe, device = candidate.training, best_device()
     with arithmetic(recipe.deterministic):
         with _blame(recipe):
-            run = _Run(candidate, dataset, device, checkpoints, weights)
+            run = _Run(candidate, dataset, device, checkpoints, weights, group)
         epochs = run.epochs()
         while True:
             with _blame(recipe):
-                epoch = next(epochs, None)
-            if epoch is None:
+                point = next(epochs, None)
+            if point is None:
                 break
-            observe(epoch)
-            if judge:
-                judge(epoch, partial(run.answers, epoch.epoch))
+            observe(point)
+            if judge and isinstance(point, Epoch):
+                judge(point, partial(run.answers, point.epoch))
     return run.trained()
+
+
+def follow(
+    candidate: Candidate, dataset: Dataset, checkpoints: Checkpoints | None, weights: Weights | None, group: Group
+) -> None:
+    """Learn this process's share of each batch, for the process that leads the group.
+
+    Raises:
+        what `train` raises.
+    """
+    with arithmetic(candidate.training.deterministic), _blame(candidate.training):
+        _Run(candidate, dataset, best_device(), checkpoints, weights, group).follow()
 
 
 class _Run:
@@ -109,13 +126,10 @@ class _Run:
         device: torch.device,
         checkpoints: Checkpoints | None,
         weights: Weights | None,
+        group: Group,
     ) -> None:
-        self._name, self._recipe, self._device, self._checkpoints = (
-            candidate.name,
-            candidate.training,
-            device,
-            checkpoints,
-        )
+        self._name, self._recipe, self._device = candidate.name, candidate.training, device
+        self._checkpoints = checkpoints
         self._train = Batches(dataset, "train", self._recipe.batch_size, device)
         self._masks, self._classes = dataset.index.task == "segmentation", dataset.index.classes
         evaluated = min(EVALUATION_BATCH, self._recipe.batch_size) if self._masks else EVALUATION_BATCH
@@ -126,21 +140,21 @@ class _Run:
         if weights:
             load_pretrained(model, candidate.arch, weights)
         loss, steps = Loss(self._recipe, self._classes, device), self._recipe.epochs * len(self._train)
-        self._learner = Learner(model, self._recipe, loss, steps, device)
+        self._learner = Learner(model, self._recipe, loss, steps, device, group)
         self._history: list[Epoch] = []
         self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
         if found := checkpoints and checkpoints.latest():
             self._resume(*found)
         self._resumed_from_step = self._step
-        self._started = self._saved = time.monotonic()
+        self._started = self._saved = self._told = time.monotonic()
 
-    def epochs(self) -> Iterator[Epoch]:
-        """Yield the figures of each epoch: those from before, then those that are learnt now."""
+    def epochs(self) -> Iterator[Epoch | Live]:
+        """Yield the figures of each epoch: those from before, then those learnt now, with points in between."""
         yield from tuple(self._history)
         total, done = self._recipe.epochs * self._train.images, len(self._history) * self._train.images
         progress = Progress(self._name, total, "images", done + self._sums.images, self._facts)
         for number in range(len(self._history) + 1, self._recipe.epochs + 1):
-            yield self._epoch(number, progress)
+            yield from self._epoch(number, progress)
         progress.close()
 
     def answers(self, number: int) -> Answers | None:
@@ -150,6 +164,13 @@ class _Run:
         self._learner.averaged.eval()
         with torch.inference_mode():
             return answers(self._validation.in_order(), self._learner.answer, self._masks, len(self._classes))
+
+    def follow(self) -> None:
+        """Learn as many epochs as the leader, which alone tells and keeps what comes of them."""
+        for number in range(len(self._history) + 1, self._recipe.epochs + 1):
+            for _ in self._learn(number):
+                pass
+            self._sums = _Sums(self._device)
 
     def trained(self) -> Trained:
         """Return what came of it."""
@@ -169,17 +190,26 @@ class _Run:
             resumed_from_step=self._resumed_from_step,
         )
 
-    def _epoch(self, number: int, progress: Progress) -> Epoch:
-        rate = self._learner.learning_rate(self._step - self._sums.batches)
+    def _learn(self, number: int) -> Iterator[int]:
+        """Learn what is left of an epoch, and yield the number of images after each batch."""
         started, before = time.monotonic(), self._sums.seconds
         self._learner.begin(number)
         for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
             self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
             self._step += 1
             self._sums.seconds = before + time.monotonic() - started
+            yield len(batch[1])
+
+    def _epoch(self, number: int, progress: Progress) -> Iterator[Epoch | Live]:
+        rate = self._learner.learning_rate(self._step - self._sums.batches)
+        started, before = time.monotonic(), self._sums.seconds
+        for images in self._learn(number):
             if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
                 self._save(number)
-            progress.advance(len(batch[1]))
+            progress.advance(images)
+            if time.monotonic() - self._told >= SECONDS_BETWEEN_POINTS:
+                self._told = time.monotonic()
+                yield self._live()
         train_loss, train_accuracy = self._sums.means(_DIVERGED.format(number))
         learning_seconds = before + time.monotonic() - started
         validation_loss, validation_accuracy, mean_iou = self._validate(number)
@@ -200,7 +230,7 @@ class _Run:
         self._history.append(epoch)
         self._sums = _Sums(self._device)
         self._save(number + 1)
-        return epoch
+        yield epoch
 
     def _validate(self, number: int) -> tuple[float, float, float | None]:
         """Return loss, accuracy and, of masks, mean IoU of the weights that count."""
@@ -254,16 +284,22 @@ class _Run:
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
 
+    def _live(self) -> Live:
+        loss, hits, counted, weight = self._sums.figures.tolist()
+        memory, utilisation = gpu_load(self._device)
+        return Live(
+            step=self._step,
+            loss=loss / weight,
+            accuracy=hits / max(counted, 1),
+            learning_rate=self._learner.learning_rate(self._step),
+            images_per_s=self._sums.images / self._sums.seconds,
+            gpu_memory_mib=memory,
+            gpu_utilisation=utilisation,
+        )
+
     def _facts(self) -> str:
-        facts = [f"learning rate {self._learner.learning_rate(self._step):.2g}"]
-        if self._sums.images:
-            loss, hits, counted, weight = self._sums.figures.tolist()
-            facts.append(f"loss {loss / weight:.3f}, accuracy {hits / max(counted, 1):.3f}")
-        if self._history:
-            facts.append("validation {} {:.3f}".format(*self._history[-1].chief))
-        if self._device.type == "cuda":
-            facts.append(f"GPU memory {torch.cuda.memory_allocated(self._device) / 2**20:.0f} MiB")
-        return ", ".join(facts)
+        before = ", validation {} {:.3f}".format(*self._history[-1].chief) if self._history else ""
+        return f"{self._live()}{before}"
 
 
 class _Sums:

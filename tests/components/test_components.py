@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from kfp import dsl
+from safetensors.numpy import load_file
 
 from components.deploy_model import deploy_model
 from components.evaluate_candidate import evaluate_candidate
@@ -16,12 +18,13 @@ from components.register_model import register_model
 from components.runtime import task
 from components.select_model import select_model
 from components.train_candidate import train_candidate
-from steelyard.bundle import ModelBundle, read_failure
+from steelyard.bundle import WEIGHTS_FILE, ModelBundle, read_failure
 from steelyard.data.dataset import Dataset
 from steelyard.drift.profile import ReferenceProfile
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.params import Candidate, Params
 from steelyard.selection.select import read_scorecards
+from steelyard.tracking.tracking import Tracking
 from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
 
@@ -34,16 +37,24 @@ def _at(path: Path) -> SimpleNamespace:
     return SimpleNamespace(path=str(path), uri=str(path), metadata={})
 
 
-def _train(spec: dict[str, object], dataset: Dataset, bundle: Path) -> None:
-    train_candidate.python_func(
-        candidate=spec, dataset=_at(dataset.folder), contract=SMALL_CONTRACT, bundle=_at(bundle)
-    )
-
-
 def _evaluate(bundle: Path, dataset: Dataset, target: Path) -> dsl.ClassificationMetrics:
     metrics, classification = dsl.Metrics(uri=str(target)), dsl.ClassificationMetrics(uri=str(target))
     evaluate_candidate.python_func(_at(bundle), _at(dataset.folder), _at(target), metrics, classification)
     return classification
+
+
+def _train(spec: dict[str, object], dataset: Dataset, target: Path, processes: int = 1) -> str:
+    """Train a candidate and return its page."""
+    page = target.with_suffix(".html")
+    train_candidate.python_func(
+        candidate=spec,
+        dataset=_at(dataset.folder),
+        contract=SMALL_CONTRACT,
+        bundle=_at(target),
+        training=_at(page),
+        processes=processes,
+    )
+    return page.read_text()
 
 
 def test_prepare_data_returns_the_candidates_without_nulls(tmp_path: Path) -> None:
@@ -106,11 +117,13 @@ def test_a_candidate_is_trained_once_and_then_remembered(
     candidate: Candidate, dataset: Dataset, tmp_path: Path
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
-    for folder in ("first", "second"):
-        _train(spec, dataset, tmp_path / folder)
+    new, old = (_train(spec, dataset, tmp_path / folder) for folder in ("first", "second"))
     first, second = ModelBundle(tmp_path / "first").index, ModelBundle(tmp_path / "second").index
     assert (first.remembered, second.remembered) == (False, True)
     assert first.files == second.files
+    assert new.count("<table") == 2
+    assert "aten::addmm" in new
+    assert (old.count("<table"), "remembered from an earlier run" in old) == (0, True)
 
 
 def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
@@ -118,12 +131,38 @@ def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
     spec["training"]["learning_rate"] = 1e30
-    _train(spec, dataset, tmp_path / "bundle")
+    page = _train(spec, dataset, tmp_path / "bundle")
     failure = read_failure(tmp_path / "bundle")
     assert failure is not None
     assert "the loss became" in failure.reason
+    assert failure.reason in page
     _evaluate(tmp_path / "bundle", dataset, tmp_path / "card")
     assert "the loss became" in str(Scorecard.read(tmp_path / "card").index.failure)
+
+
+def test_with_two_gpus_two_processes_train_and_the_first_keeps_what_comes_of_it(
+    candidate: Candidate, dataset: Dataset, bundle: ModelBundle, tmp_path: Path, tracking_uri: str
+) -> None:
+    spec = candidate.model_dump(mode="json", exclude_none=True)
+    page = _train(spec, dataset, tmp_path / "bundle", processes=2)
+    assert page.count("<table") == 2
+    alone, together = (load_file(one / WEIGHTS_FILE) for one in (bundle.folder, tmp_path / "bundle"))
+    for name, value in alone.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-4)
+    kept = Tracking(tracking_uri).recall(bundle.index.run_key, "one-layer", tmp_path / "kept")
+    assert kept is not None
+    assert kept.index.files == ModelBundle(tmp_path / "bundle").index.files
+
+
+def test_what_one_of_two_processes_says_of_a_candidate_is_written_down(
+    candidate: Candidate, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = candidate.model_dump(mode="json", exclude_none=True)
+    spec["training"]["learning_rate"] = 1e30
+    _train(spec, dataset, tmp_path / "bundle", processes=2)
+    failure = read_failure(tmp_path / "bundle")
+    assert failure is not None
+    assert failure.reason == "the loss became nan in epoch 1; try a lower learning_rate"
 
 
 @pytest.fixture

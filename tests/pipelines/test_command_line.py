@@ -61,6 +61,9 @@ def test_run_does_the_main_job_and_prints_one_json_object(
     assert {"prepare_data", "train_candidate", "measure_latency", "select_model", "serve"} <= answer["seconds"].keys()
     report = Path(answer["report"]).read_text()
     assert "the loss became" in report
+    pages = {page.name: page.read_text() for page in Path(answer["trainings"]).iterdir()}
+    assert pages.keys() == {"one-layer.html", "small-cnn.html", "reckless.html"}
+    assert ["the loss became" in pages[name] for name in sorted(pages)] == [False, True, False]
     assert "epoch 2 of 2" in first_run.stderr, "progress is visible"
 
 

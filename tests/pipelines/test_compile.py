@@ -81,6 +81,17 @@ def test_only_training_asks_for_a_gpu_and_only_in_the_gpu_profile(compiled: Path
         assert platform["exec-train-candidate"]["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
 
 
+def test_each_training_has_as_many_processes_as_gpus(tmp_path: Path) -> None:
+    compile_all(tmp_path, gpus=4)
+    for name, gpus in (("train_and_select.yaml", 1), ("train_and_select-gpu.yaml", 4)):
+        spec, _ = _load(tmp_path / name)
+        (training,) = [task for task in _tasks(spec) if task["taskInfo"]["name"] == "train-candidate"]
+        assert training["inputs"]["parameters"]["processes"] == {"runtimeValue": {"constant": gpus}}
+    resources = spec["deploymentSpec"]["executors"]["exec-train-candidate"]["container"]["resources"]
+    assert resources["accelerator"]["resourceCount"] == "4"
+    assert resources["resourceMemoryLimit"] == "32Gi"
+
+
 def test_no_platform_option_is_compiled_that_an_older_backend_would_refuse(compiled: Path) -> None:
     for file in compiled.iterdir():
         assert {option for executor in _load(file)[1].values() for option in executor} <= KNOWN_PLATFORM_OPTIONS

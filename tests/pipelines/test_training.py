@@ -44,7 +44,9 @@ def test_json_is_one_object_and_a_second_call_finds_the_bundle(
     assert (answer["device"], answer["precision"]) == (bundle.index.device, bundle.index.precision)
     assert 0 <= answer["onnx_max_diff"] <= 1e-4
     assert (answer["remembered"], answer["resumed_from_step"]) == (False, 0)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"bundle", "checkpoints", ".lock"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("bundle", "checkpoints", "profile", "training.html", ".lock")
+    }
     assert not list((tmp_path / "out" / "checkpoints").iterdir())
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("one-layer: remembered, epoch ")

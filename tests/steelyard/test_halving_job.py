@@ -87,7 +87,7 @@ def test_halving_changes_no_bit_of_a_training_and_no_run_key(
 def test_a_stopped_candidate_has_rung_and_reason_and_is_never_selected(
     dataset: Dataset, poor: Candidate, tmp_path: Path
 ) -> None:
-    stopped = Stopped(2, "after epoch 2 of 4, its utility was low")
+    stopped = Stopped.at(2, "after epoch 2 of 4, its utility was low")
     write_failure(tmp_path / "stopped", "poor", "halving", stopped, run_key(poor, dataset), dataset.ref)
     failure = read_failure(tmp_path / "stopped")
     assert failure is not None

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from steelyard.selection.select import select
 from steelyard.smoke_test import SmokeTest, SmokeTestFailed
 from steelyard.tracking.packaging import save_pyfunc
 from steelyard.tracking.tracking import Tracking, sqlite_uri
+from steelyard.training.live import Live
 
 KEY = "0123456789abcdef"
 CONTRACT = Contract.from_yaml("client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1}}")
@@ -57,6 +59,27 @@ def _keyed(bundle: ModelBundle, folder: Path, run_key: str) -> ModelBundle:
     copy = bundle.copy_to(folder)
     copy.index.model_copy(update={"run_key": run_key}).write(folder / "bundle.json")
     return ModelBundle(folder)
+
+
+def test_points_from_inside_an_epoch_have_curves_of_their_own(tracking_uri: str, candidate: Candidate) -> None:
+    point = Live(
+        step=7,
+        loss=0.5,
+        accuracy=0.8,
+        learning_rate=0.01,
+        images_per_s=900.0,
+        gpu_memory_mib=None,
+        gpu_utilisation=None,
+    )
+    with Tracking(tracking_uri).training(KEY, candidate) as run:
+        run.observe(point)
+        run.observe(replace(point, step=9, loss=0.25, gpu_memory_mib=100.0, gpu_utilisation=90.0))
+    client = MlflowClient(tracking_uri=tracking_uri)
+    (found,) = client.search_runs(["1"])
+    curve = client.get_metric_history(found.info.run_id, "live/loss")
+    assert [(one.step, one.value) for one in curve] == [(7, 0.5), (9, 0.25)]
+    assert found.data.metrics["live/gpu_utilisation"] == 90.0
+    assert len(client.get_metric_history(found.info.run_id, "live/gpu_memory_mib")) == 1
 
 
 @pytest.fixture

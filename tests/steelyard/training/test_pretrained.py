@@ -87,6 +87,7 @@ def test_a_bundle_s_weights_go_on_in_another_training(candidate: Candidate, bund
         load_pretrained(model, None, weights)
     assert model.mean.item() != 0.5
     assert model.network.head.out_features == 3
+    assert not any(parameter.any() for parameter in model.network.head.parameters())
 
 
 def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: Path) -> None:

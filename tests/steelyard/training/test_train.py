@@ -1,3 +1,5 @@
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from steelyard.evaluation.answers import SPLITS
 from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Params, Training
 from steelyard.training import export as exporting
+from steelyard.training import train as training
 from steelyard.training.batches import no_single
 from steelyard.training.export import export
+from steelyard.training.live import Live
 from steelyard.training.run_key import run_key
 from steelyard.training.train import train
 
@@ -30,6 +34,24 @@ def test_training_learns_and_is_watched(candidate: Candidate, dataset: Dataset) 
     assert tuple(seen) == trained.history
     assert seen[-1].validation_accuracy > 0.9 > seen[0].validation_accuracy
     assert trained.best_epoch == min(seen, key=lambda epoch: epoch.validation_loss).epoch
+
+
+def test_a_long_epoch_is_told_of_while_it_goes_on(
+    candidate: Candidate, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_POINTS", 0.0)
+    points: list[Live] = []
+    trained = train(_with(candidate), dataset, points.append)
+    steps = dataset.index.images["train"] // 64
+    assert [point.step for point in points] == list(range(1, 2 * steps + 1))
+    assert points[steps - 1].loss == pytest.approx(trained.history[0].train_loss)
+    assert points[steps - 1].accuracy == pytest.approx(trained.history[0].train_accuracy)
+    assert min(point.images_per_s for point in points) > 0
+    assert points[0].gpu_memory_mib is None
+    assert re.fullmatch(r"learning rate [\d.e-]+, loss 2\.\d{3}, accuracy 0\.\d{3}", str(points[0]))
+    assert str(replace(points[0], gpu_memory_mib=812.0, gpu_utilisation=97.0)).endswith(
+        "GPU memory 812 MiB, GPU at 97 %"
+    )
 
 
 def test_training_streams_from_shards_and_the_answers_are_those_from_arrays(
@@ -131,6 +153,11 @@ def test_the_run_key_holds_what_decides_the_weights_and_nothing_else(candidate: 
     assert run_key(candidate.model_copy(update={"name": "renamed"}), dataset) == key
     assert run_key(_with(candidate, seed=7), dataset) != key
     assert run_key(Candidate.model_validate({"name": "x", "arch": "resnet18"}), dataset) != key
+
+
+def test_the_run_key_is_that_of_the_candidate_as_a_pipeline_hands_it_on(candidate: Candidate, dataset: Dataset) -> None:
+    handed_on = Candidate.model_validate_json(candidate.model_dump_json(exclude_none=True))
+    assert run_key(handed_on, dataset) == run_key(candidate, dataset)
 
 
 @pytest.mark.parametrize(("images", "size"), [(64, 64), (65, 64), (129, 64), (1, 64), (130, 64), (3, 1)])
