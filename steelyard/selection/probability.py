@@ -5,7 +5,7 @@ import numpy as np
 from steelyard.evaluation.metrics import Floats
 
 DRAWS = 4000
-SPREADS = np.geomspace(0.1, 20, 40)  # of true utilities, in standard errors
+SPREADS = np.geomspace(0.1, 20, 40)  # of true utilities, in standard errors; equally likely beforehand
 KNOWN = 1e-9  # of the largest variance of a candidate: below it a difference is known
 EQUAL = 1e-9  # utilities that differ by less share the success
 
@@ -17,10 +17,11 @@ def probability_best(utilities_K: Floats, covariance_KK: Floats, seed: int) -> F
     around a common mean with an unknown spread, and the bootstrap covariance as that of the errors (normal
     hierarchical model; Gelman et al., Bayesian Data Analysis, ch. 5). The spread is in standard errors of each
     difference (Zellner's g-prior, 1986), so that candidates which hardly differ do not make the others look alike. The
-    common mean has a flat prior; the spread s one of density s ** -1.5 from 0.1 to 20. A smaller exponent claims too
-    much where few candidates lie close together, a larger one too little where they do not; three figures hardly tell
-    one from the other, so that this is a compromise. How often claims are right is measured in benchmarks/selection.py.
-    They overclaim where a few candidates lie far below the others, whose spread then looks larger than it is.
+    common mean has a flat prior; the spread one that is flat on a logarithmic scale from 0.1 to 20.
+
+    How often claims are right is measured in benchmarks/selection.py. Where only three candidates lie half a standard
+    error apart they overclaim: three figures hardly tell such a spread from a larger one. So they do where a few
+    candidates lie far below the others, whose spread then looks larger than it is.
 
     Args:
         utilities_K: observed.
@@ -37,8 +38,7 @@ def probability_best(utilities_K: Floats, covariance_KK: Floats, seed: int) -> F
 
     total_S = 1 + SPREADS**2
     likelihood_S = -0.5 * (len(seen_J) * np.log(total_S) + (seen_J**2 / variance_J).sum() / total_S)
-    posterior_S = likelihood_S - 0.5 * np.log(SPREADS)  # the density s ** -1.5 on a logarithmic scale
-    belief_S = np.exp(posterior_S - posterior_S.max())
+    belief_S = np.exp(likelihood_S - likelihood_S.max())
     random = np.random.default_rng(seed)
     drawn_D = np.searchsorted(belief_S.cumsum() / belief_S.sum(), random.random(DRAWS))
     kept_D1 = (1 - 1 / total_S)[drawn_D, None]  # of what was seen; the rest is taken for luck
