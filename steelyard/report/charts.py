@@ -193,14 +193,15 @@ def learning_rate_chart(history: Sequence[Epoch]) -> Chart:
     """Lay out the learning rate with which each epoch began."""
     rates, epochs = [epoch.learning_rate for epoch in history], max(1, len(history) - 1)
     top = _round(max(rates), up=True)
+    exponent = math.floor(math.log10(top))
     return Chart(
-        what="learning rate",
+        what=f"learning rate (1e{exponent})",
         train="",
         validation=_points(
             (LEFT + (RIGHT - LEFT) * number / epochs, BOTTOM - (BOTTOM - TOP) * rate / top)
             for number, rate in enumerate(rates)
         ),
-        ticks=[(BOTTOM - (BOTTOM - TOP) * i / 2, f"{top * i / 2:.2g}") for i in range(3)],
+        ticks=[(BOTTOM - (BOTTOM - TOP) * i / 2, f"{top * i / 2 / 10**exponent:.2g}") for i in range(3)],
         best=None,
     )
 
