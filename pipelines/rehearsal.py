@@ -20,6 +20,7 @@ from steelyard.data.encode import png
 from steelyard.data.sources.segmentation import IGNORED
 from steelyard.drift.corruptions import corrupt
 from steelyard.errors import SteelyardError
+from steelyard.smoke_test import LARGEST
 
 CORRUPTION = "gaussian_noise"
 SEVERITY = 3
@@ -77,8 +78,9 @@ def _stream_until_alarm(pod: Pod, bundle: ModelBundle, images_NHWC: NDArray[np.u
 
 
 def _batches(images_NHWC: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    for number, start in enumerate(range(0, len(images_NHWC), BATCH)):
-        yield number, images_NHWC[start : start + BATCH]
+    size = max(1, min(BATCH, LARGEST // images_NHWC[0].nbytes))
+    for number, start in enumerate(range(0, len(images_NHWC), size)):
+        yield number, images_NHWC[start : start + size]
 
 
 def _offline(bundle: ModelBundle, images_NHWC: NDArray[np.uint8]) -> Truth:

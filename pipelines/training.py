@@ -104,18 +104,28 @@ def train_file(
     store = ObjectStore.from_environment(os.environ)
     dataset = Dataset(data, store)
     candidate = _candidate(params, name, dataset)
-    client = Contract.from_yaml(read_user_file(contract), str(contract)) if contract else None
+    client = _client(contract, dataset) if contract else None
     refuse_foreign_files(output, OUTPUT_HOLDS)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    tracking = _tracking()
+    if candidate.halving and not (client and tracking):
+        logging.warning("%s: is trained to its end, as halving takes --contract and MLFLOW_TRACKING_URI", name)
     with claimed(output):
         bundle, page, profile = output / "bundle", output / "training.html", output / "profile"
         places = Places(bundle=bundle, checkpoints=str(output / "checkpoints"), store=store, profile=profile)
         try:
-            trained = run_job(candidate, dataset, places, _tracking(), client)
+            trained = run_job(candidate, dataset, places, tracking, client)
         except Stopped as stopped:
-            return StoppedCandidate(candidate=name, stopped=Stop(rung=stopped.rung, reason=str(stopped)))
+            return StoppedCandidate(candidate=name, stopped=Stop(rung=stopped.rung, reason=stopped.reason))
         write_training_page(trained.index, profile, page)
         return TrainedCandidate(bundle=trained, page=page)
+
+
+def _client(file: Path, dataset: Dataset) -> Contract:
+    contract = Contract.from_yaml(read_user_file(file), str(file))
+    contract.check_task(dataset.index.task, str(file))
+    contract.check_classes(dataset.index.classes, str(file))
+    return contract
 
 
 def _candidate(file: Path, name: str, dataset: Dataset) -> Candidate:

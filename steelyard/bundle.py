@@ -209,7 +209,7 @@ def write_failure(
         reason=str(error),
         run_key=run_key,
         dataset=dataset,
-        stopped=Stop(rung=error.rung, reason=str(error)) if isinstance(error, Stopped) else None,
+        stopped=Stop(rung=error.rung, reason=error.reason) if isinstance(error, Stopped) else None,
     )
     with new_folder(folder) as partial:
         failure.write(partial / "failure.json")

@@ -97,6 +97,11 @@ class Stopped(CandidateFailed):
         """The rung, from 1."""
         return int(str(self).removeprefix("rung ").partition(":")[0])
 
+    @property
+    def reason(self) -> str:
+        """What is said of it besides."""
+        return str(self).partition(": ")[2]
+
 
 class UnreadableImage(SteelyardError):
     """Bytes that can't be decoded as an image; the text is one short reason."""

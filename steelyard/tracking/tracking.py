@@ -4,18 +4,18 @@ The compute code knows nothing of this: trainings are watched through a callback
 artifacts.
 """
 
+import functools
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.artifact import new_folder
 from steelyard.bundle import ModelBundle
-from steelyard.errors import ArtifactError, CandidateFailed, InputError, TrackingAway
+from steelyard.errors import ArtifactError, CandidateFailed, InputError, Stopped, TrackingAway
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
 from steelyard.smoke_test import SMOKE_FILE, SmokeTest
@@ -82,7 +82,7 @@ class Tracking:
         self._server, self._local = TrackingServer(uri), uri.startswith(SQLITE)
         self._trainings = Trainings(self._client, self._server, lambda: self._experiment)
 
-    @cached_property
+    @functools.cached_property
     def _experiment(self) -> str:
         return _experiment(self._client, self._server.uri)
 
@@ -98,7 +98,7 @@ class Tracking:
                     remembered = self._download_bundle(run_id, Path(temporary))
                 except ArtifactError as error:
                     log.warning("%s: the remembered training is damaged, training anew: %s", candidate, error)
-                    self._trainings.damaged.add(run_id)
+                    self._server.ask(functools.partial(self._trainings.set_aside, run_id))
                     continue
                 with new_folder(folder) as partial:
                     copy = remembered.copy_to(partial)
@@ -137,7 +137,7 @@ class Tracking:
                 bundle, claim = self._result_or_claim(run_key, candidate, folder, checkpoints)
                 if claim:
                     held.enter_context(claim)
-                    self._server.ask(lambda: self._trainings.end_lost(run_key))
+                    self.end_lost(run_key)
                     inherited, bundle = claim.checkpoints, self.recall(run_key, candidate, folder)
             except TrackingAway as error:
                 log.warning("%s: training without asking whether others do or did: %s", candidate, error)
@@ -146,6 +146,15 @@ class Tracking:
     def training(self, run_key: str, candidate: Candidate) -> AbstractContextManager[TrainingRun]:
         """Record a training from its first epoch to its bundle or its failure, as soon as the server answers."""
         return self._trainings.begun(run_key, candidate)
+
+    def end_lost(self, run_key: str, error: Exception | None = None) -> None:
+        """End the runs of trainings whose process is gone; a candidate's own fault is told to those who wait for it.
+
+        Raises:
+            TrackingAway: the server does not answer.
+        """
+        reason = str(error) if isinstance(error, CandidateFailed) and not isinstance(error, Stopped) else ""
+        self._server.ask(lambda: self._trainings.end_lost(run_key, reason))
 
     def _result_or_claim(
         self, run_key: str, candidate: str, folder: Path, checkpoints: str

@@ -28,6 +28,7 @@ MOST_RUNS = 1000
 LONGEST_TAG = 500
 FAILURE = "failure"  # tag of a run: why it failed, by the candidate's own fault
 STOPPED = "stopped"  # tag of a run: why halving ended it
+DAMAGED = "damaged"  # tag of a run: its bundle can't be read
 
 
 class Trainings:
@@ -42,21 +43,26 @@ class Trainings:
             experiment: returns the experiment's id; asked for when the server answers.
         """
         self.client, self.server, self.experiment = client, server, experiment
-        self.damaged: set[str] = set()  # runs whose bundle was found to be
 
     def whole(self, run_key: str) -> list[str]:
         """Return the runs that have a bundle, the first that was complete first; it is the one that counts."""
-        return [run_id for run in self._runs(run_key, "FINISHED") if (run_id := run.info.run_id) not in self.damaged]
+        return [str(run.info.run_id) for run in self._runs(run_key, "FINISHED") if DAMAGED not in run.data.tags]
+
+    def set_aside(self, run_id: str) -> None:
+        """Count on a run's bundle no more."""
+        self.client.set_tag(run_id, DAMAGED, "true")
 
     def failures(self, run_key: str) -> dict[str, str]:
         """Return why trainings failed by the candidate's own fault, by run."""
         runs = self._runs(run_key, "FAILED")
         return {run.info.run_id: run.data.tags[FAILURE] for run in runs if FAILURE in run.data.tags}
 
-    def end_lost(self, run_key: str) -> None:
-        """End the runs of trainings that were killed, and could not do so themselves."""
+    def end_lost(self, run_key: str, reason: str = "") -> None:
+        """End the runs of trainings that could not do so themselves; as failed, where the candidate is the reason."""
         for run in self._runs(run_key, "RUNNING"):
-            self.client.set_terminated(run.info.run_id, "KILLED")
+            if reason:
+                self.client.set_tag(run.info.run_id, FAILURE, reason[:LONGEST_TAG])
+            self.client.set_terminated(run.info.run_id, "FAILED" if reason else "KILLED")
 
     @contextmanager
     def begun(self, run_key: str, candidate: Candidate) -> Iterator["TrainingRun"]:
@@ -67,7 +73,10 @@ class Trainings:
             yield run
         except BaseException as error:
             run.fail(error)
-            spool.close(PATIENCE_AFTER_FAILURE_S)
+            try:
+                spool.close(PATIENCE_AFTER_FAILURE_S)
+            except Exception as refused:  # the training's own failure says more
+                log.warning("%s: the tracking server refused a record: %s", candidate.name, refused)
             raise
         run.end()
         if not spool.close(PATIENCE_S):

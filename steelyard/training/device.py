@@ -42,12 +42,14 @@ def gpu_load(device: torch.device) -> tuple[float | None, float | None]:
     """
     if device.type != "cuda":
         return None, None
-    import pynvml
-
     memory_mib = torch.cuda.memory_allocated(device) / 2**20
     try:
+        import pynvml
+    except ImportError:
+        return memory_mib, None
+    try:
         return memory_mib, torch.cuda.utilization(device)
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError, RuntimeError):  # torch does not find a slice by its name
         return memory_mib, None
 
 

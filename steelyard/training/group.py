@@ -35,23 +35,38 @@ class Group:
         return slice(first, end)
 
     def add_up(self, parameters: Iterable[nn.Parameter], figures: Tensor) -> None:
-        """Give each process the sums of all processes' gradients, and of their figures, in one exchange.
+        """Give each process the sums of all processes' gradients, and of their figures.
 
         DistributedDataParallel, which sends while it still computes, is not used: it weighs unequal shares alike, and
         takes neither parameters that are frozen later nor a batch that is repeated in smaller parts.
         """
         learning = [parameter for parameter in parameters if parameter.requires_grad]
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in learning]
-        sums = torch.cat([*(gradient.reshape(-1) for gradient in gradients), figures.float()])
+        sums = torch.cat([gradient.reshape(-1) for gradient in gradients])
         self._exchange(sums)
-        *parts, total = sums.split_with_sizes([*(gradient.numel() for gradient in gradients), len(figures)])
+        self._exchange(figures)
+        parts = sums.split_with_sizes([gradient.numel() for gradient in gradients])
         for parameter, gradient, part in zip(learning, gradients, parts, strict=True):
             parameter.grad = gradient.copy_(part.view_as(gradient))
-        figures.copy_(total)
+
+    def begin_at(self, step: int) -> None:
+        """Wait for all, and see that none found another checkpoint than the others.
+
+        Raises:
+            SteelyardError: they would begin at different steps.
+        """
+        if self.size == 1:
+            return
+        furthest = torch.tensor([step, -step], device=best_device())
+        torch.distributed.all_reduce(furthest, torch.distributed.ReduceOp.MAX)
+        if furthest.sum() != 0:
+            raise SteelyardError("the processes of the training found different checkpoints")
 
     def _exchange(self, sums: Tensor) -> None:
         try:
             torch.distributed.all_reduce(sums)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except RuntimeError as error:
             # The launcher ends this process too, and what it tells shall be the other's reason.
             time.sleep(SECONDS_TO_BE_ENDED)

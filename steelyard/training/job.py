@@ -1,5 +1,6 @@
 """One training job: taken from memory, or trained, exported and remembered."""
 
+import logging
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steelyard.bundle import ModelBundle
 from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
-from steelyard.errors import ArtifactError
+from steelyard.errors import ArtifactError, SteelyardError
 from steelyard.params import Candidate
 from steelyard.store import ObjectStore, is_remote
 from steelyard.training.pretrained import Weights, pretrained_weights
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from steelyard.training.checkpoint import Checkpoints
     from steelyard.training.group import Group
     from steelyard.training.train import Judge
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,9 @@ class _Job(NamedTuple):
         return place and f"{place}/{self.key}"
 
     def reaches(self, address: str) -> bool:
-        """Whether the checkpoints of another process lie where this one reads and writes too."""
+        """Whether the checkpoints of another process are of this training, and lie where this one reads and writes."""
+        if not address.endswith(f"/{self.key}"):
+            return False
         return bool(self.places.store) if is_remote(address) else os.access(address, os.W_OK)
 
     def checkpoints(self, address: str) -> "Checkpoints | None":
@@ -109,10 +114,15 @@ class _Job(NamedTuple):
 
 
 def _train_in(processes: Processes | None, job: _Job, checkpoints: str, tracking: "Tracking | None") -> None:
-    if processes:
-        processes.run(_take_part, job, checkpoints, tracking.uri if tracking else "")
-    else:
+    if processes is None:
         _train(job, checkpoints, tracking)
+        return
+    try:
+        processes.run(_take_part, job, checkpoints, tracking.uri if tracking else "")
+    except SteelyardError as error:
+        if tracking:
+            tracking.end_lost(job.key, error)  # the leader is ended where another process fails
+        raise
 
 
 def _take_part(job: _Job, checkpoints: str, tracking_uri: str, group: "Group") -> None:
@@ -146,9 +156,12 @@ def _train(job: _Job, address: str, tracking: "Tracking | None", group: "Group |
     if checkpoints:
         checkpoints.clear()
     if places.profile:
-        write_profile(trained, candidate, dataset, job.key, places.profile)
-        if run:
-            run.attach(places.profile)
+        try:
+            write_profile(trained, candidate, dataset, job.key, places.profile)
+            if run:
+                run.attach(places.profile)
+        except Exception as error:  # of libraries and of the machine: the training has ended well
+            log.warning("%s: is trained, but its profile is left out: %s", candidate.name, error)
     if tracking and run and run.overtaken:
         tracking.recall(job.key, candidate.name, places.bundle)
 

@@ -78,9 +78,10 @@ class Learner:
                 figures = self._gradients(batch, mine, step)
                 break
             except torch.OutOfMemoryError:
-                if self.micro_batch == 1:
+                tried = min(self.micro_batch, mine.stop - mine.start)
+                if tried <= 1:
                     raise
-            self.micro_batch = min(self.micro_batch, mine.stop - mine.start) // 2
+            self.micro_batch = tried // 2
             log.warning("the device's memory is full: going on with %d images at a time", self.micro_batch)
         if self._group.size > 1:
             self._group.add_up(self.model.parameters(), figures[:3])

@@ -1,18 +1,27 @@
 """How a training gets several processes on one machine: by torchrun's launcher. Imports torch only to do so."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steelyard.errors import CandidateFailed, SteelyardError, StoreError
+from steelyard.errors import SteelyardError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 log = logging.getLogger(__name__)
 
-_KINDS = {kind.__name__: kind for kind in (*CandidateFailed.__subclasses__(), StoreError)}  # told from other failures
+
+def _kinds(above: type[SteelyardError]) -> Iterator[tuple[str, type[SteelyardError]]]:
+    """Yield the errors that are made of one text, by name."""
+    for kind in above.__subclasses__():
+        if kind.__init__ is Exception.__init__:
+            yield kind.__name__, kind
+        yield from _kinds(kind)
+
+
+_KINDS = dict(_kinds(SteelyardError))  # that stay themselves from one process to another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +35,8 @@ class Processes:
         """Call a function in each process, with the arguments and with `group`, and wait for all.
 
         Raises:
-            CandidateFailed, StoreError: the first that a process raised; the others were ended.
-            SteelyardError: a process failed in another way, or was killed.
+            SteelyardError: the first that a process raised, as of the same kind; or it failed in another way, or was
+                killed. The others were ended.
         """
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -145,6 +145,7 @@ class _Run:
         self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
         if found := checkpoints and checkpoints.latest():
             self._resume(*found)
+        group.begin_at(self._step)
         self._resumed_from_step = self._step
         self._started = self._saved = self._told = time.monotonic()
 

@@ -68,6 +68,16 @@ def test_with_tracking_the_training_is_remembered_elsewhere(
     assert len({answer["weights_sha256"] for answer in answers}) == 1
 
 
+def test_a_contract_of_another_task_is_refused_before_training(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contract = tmp_path / "contract.yaml"
+    for metric, complaint in (("mean_iou", "segmentation"), ("recall[nobody]", "nobody")):
+        contract.write_text(f"client: acme\nmetrics: {{'{metric}': {{weight: 1, worst: 0, ideal: 1}}}}")
+        assert main([*words, "--contract", str(contract)]) == 2
+        assert complaint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "changed", "sentence"),
     [

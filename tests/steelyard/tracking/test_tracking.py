@@ -144,11 +144,18 @@ def test_a_failed_training_is_tracked_as_failed_and_not_remembered(
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "the loss became nan")
 
 
-def test_a_damaged_memory_is_not_trusted(tracking_uri: str, trained: ModelBundle, tmp_path: Path) -> None:
+def test_a_damaged_memory_is_not_trusted_and_gives_way_to_a_new_one(
+    tracking_uri: str, trained: ModelBundle, bundle: ModelBundle, candidate: Candidate, tmp_path: Path
+) -> None:
     (stored,) = (tmp_path / "mlartifacts").rglob("model.onnx")
     stored.write_bytes(b"damaged")
     assert Tracking(tracking_uri).recall(KEY, "x", tmp_path / "recalled") is None
     assert not (tmp_path / "recalled").exists()
+    whole = _keyed(bundle, tmp_path / "anew", KEY)
+    with Tracking(tracking_uri).training(KEY, candidate) as run:  # of another process, which has not seen the damage
+        run.keep(whole)
+    assert not run.overtaken
+    assert Tracking(tracking_uri).recall(KEY, "x", tmp_path / "recalled") is not None
 
 
 def test_a_memory_whose_files_are_gone_is_not_remembered(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steelyard.bundle import Epoch
 from steelyard.data.dataset import Dataset
-from steelyard.errors import SteelyardError
+from steelyard.errors import SourceError, SteelyardError, Stopped
 from steelyard.models.build import Network
 from steelyard.params import Candidate
 from steelyard.training import train as training
@@ -135,6 +135,29 @@ def test_a_killed_process_ends_all_with_one_sentence_and_another_run_goes_on(dat
     resumed = weights_of_one(CASES["plain"], dataset, checkpoints)
     for name, value in weights_of_one(CASES["plain"], dataset).items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=TOLERANCE)
+
+
+def complain(error: Exception, group: Group) -> None:
+    group.begin_at(0)
+    if group.rank:
+        raise error
+    group.begin_at(1)
+
+
+@pytest.mark.parametrize("error", [Stopped.at(2, "it was not good enough"), SourceError("nothing is left")])
+def test_an_error_stays_what_it_is_from_one_process_to_another(error: SteelyardError) -> None:
+    with pytest.raises(type(error)) as told:
+        in_two(complain, error)
+    assert str(told.value) == str(error)
+
+
+def begin_apart(group: Group) -> None:
+    group.begin_at(group.rank)
+
+
+def test_processes_that_found_different_checkpoints_do_not_begin() -> None:
+    with pytest.raises(SteelyardError, match="found different checkpoints"):
+        in_two(begin_apart)
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 5, 8, 9, 31, 64])

@@ -134,6 +134,12 @@ def test_a_full_device_gets_smaller_parts_and_the_same_step(caplog: pytest.LogCa
     assert "going on with 16 images at a time" in caplog.text
 
 
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_a_batch_of_which_not_one_image_fits_is_refused(images: int) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        learner(most=0, batch_size=images).learn((IMAGES_NHWC[:images], LABELS_N[:images]), 0)
+
+
 def test_where_not_one_image_fits_the_candidate_fails(
     candidate: Candidate, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
