@@ -164,7 +164,17 @@ def test_an_object_store_that_comes_back_is_waited_for_and_one_that_does_not_is_
 ) -> None:
     monkeypatch.setattr(storage, "SECONDS_BETWEEN_TRIES", 0.1)
     index = CheckpointIndex(
-        step=1, history=(), micro_batch=1, seconds=0, batches=0, images=0, loss=0, hits=0, learning_seconds=0
+        step=1,
+        history=(),
+        micro_batch=1,
+        seconds=0,
+        batches=0,
+        images=0,
+        loss=0,
+        hits=0,
+        counted=0,
+        weight=0,
+        learning_seconds=0,
     )
     server = S3Server(tmp_path / "s3")
     place = Checkpoints(f"{BUCKET}/away", server.store)

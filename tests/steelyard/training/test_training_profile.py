@@ -51,7 +51,9 @@ def test_the_page_shows_three_curves_and_no_profile_of_another_training(profiled
     index, page = profiled.index, tmp_path / "page.html"
     write_training_page(index, tmp_path / "profile", page)
     text = page.read_text()
-    assert [text.count(f"<figcaption>{what}</figcaption>") for what in ("loss", "accuracy", "learning rate (1e-3)")] == [1] * 3
+    assert [
+        text.count(f"<figcaption>{what}</figcaption>") for what in ("loss", "accuracy", "learning rate (1e-3)")
+    ] == [1] * 3
     assert text.count("<table") == 2
     assert "://" not in text
     write_training_page(index.model_copy(update={"run_key": "another"}), tmp_path / "profile", page)
