@@ -203,13 +203,14 @@ def write_failure(
     folder: Path, candidate: str, stage: str, error: CandidateFailed, run_key: str, dataset: DatasetRef
 ) -> FailureIndex:
     """Write down why a candidate failed, in the place of its bundle."""
+    stopped = Stop(rung=error.rung, reason=error.reason) if isinstance(error, Stopped) else None
     failure = FailureIndex(
         candidate=candidate,
         stage=stage,
-        reason=str(error),
+        reason=stopped.reason if stopped else str(error),
         run_key=run_key,
         dataset=dataset,
-        stopped=Stop(rung=error.rung, reason=error.reason) if isinstance(error, Stopped) else None,
+        stopped=stopped,
     )
     with new_folder(folder) as partial:
         failure.write(partial / "failure.json")

@@ -96,7 +96,7 @@ def test_a_stopped_candidate_has_rung_and_reason_and_is_never_selected(
     assert card.index.stopped.model_dump() == {"rung": 2, "reason": "after epoch 2 of 4, its utility was low"}
     selection = select([card], CONTRACT)
     assert selection.winner is None
-    assert selection.rejected[0].reason == f"halving: {stopped}"
+    assert selection.rejected[0].reason == "halving: after epoch 2 of 4, its utility was low"
 
 
 def test_halving_is_for_all_candidates() -> None:
