@@ -1,16 +1,22 @@
 """How well masks overlap, counted on the device that makes them."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard.data.sources.segmentation import IGNORED
+from steelyard.evaluation.answers import MaskCounts
+from steelyard.evaluation.metrics import quality
 
 
 class Overlap:
     """Counts pixels by true and predicted class; what is IGNORED in a mask counts for nothing."""
 
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self._counts_CC = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+    def __init__(self, classes: Sequence[str], device: torch.device) -> None:
+        self._classes = classes
+        self._counts_CC = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=device)
 
     def add(self, logits_NCHW: Tensor, masks_NHW: Tensor) -> None:
         """Count the pixels of a batch."""
@@ -20,7 +26,5 @@ class Overlap:
 
     def mean_iou(self) -> float:
         """Return the mean over the classes that are there or were said to be; 0 where none was counted."""
-        hits_C = self._counts_CC.diagonal()
-        either_C = self._counts_CC.sum(0) + self._counts_CC.sum(1) - hits_C
-        iou_C = hits_C[either_C > 0] / either_C[either_C > 0]
-        return float(iou_C.mean()) if len(iou_C) else 0.0
+        counted = MaskCounts(counts_NCC=self._counts_CC.cpu().numpy()[None])
+        return float(quality(counted, self._classes, np.ones((1, 1)), ["mean_iou"])["mean_iou"][0])

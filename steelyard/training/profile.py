@@ -64,7 +64,7 @@ def write_profile(trained: Trained, candidate: Candidate, dataset: Dataset, run_
 
 
 def _phase(step: Callable[[Batch], object], batches: list[Batch], trace: Path) -> Phase:
-    """Profile all steps but the first, in which memory is taken and algorithms are chosen."""
+    """Profile all steps but those of the warm-up, in which memory is taken and algorithms are chosen."""
     for batch in batches[:WARM_UP]:
         step(batch)
     on_gpu = torch.cuda.is_available()

@@ -238,7 +238,7 @@ class _Run:
         self._learner.averaged.eval()
         plain = self._recipe.model_copy(update={"label_smoothing": 0})
         loss, sums = Loss(plain, self._classes, self._device), _Sums(self._device)
-        overlap = Overlap(len(self._classes), self._device) if self._masks else None
+        overlap = Overlap(self._classes, self._device) if self._masks else None
         with torch.inference_mode():
             for images_NHWC, truths in self._validation.in_order():
                 logits = self._learner.answer(images_NHWC)

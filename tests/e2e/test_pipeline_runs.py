@@ -33,11 +33,11 @@ def tasks(platform: Platform, run_id: str, name: str) -> list[Task]:
 def running(platform: Platform, run_id: str, name: str) -> Task:
     """Wait until a task's program runs and return it."""
 
-    def look() -> Task | None:
-        return next((task for task in tasks(platform, run_id, name) if task.phase == "Running"), None)
+    def look() -> list[Task]:
+        return [task for task in tasks(platform, run_id, name) if task.phase == "Running"]
 
-    found: Task = wait_for(look, 300, f"{name} to run")
-    return found
+    found: list[Task] = wait_for(look, 300, f"{name} to run")
+    return found[0]
 
 
 def test_the_pods_of_a_run_are_bounded_and_run_as_nobody(platform: Platform, runs: Runs) -> None:
@@ -184,12 +184,12 @@ def test_a_run_outlives_a_minute_without_object_store_and_mlflow(platform: Platf
     with platform.tracking() as uri:
         mlflow = MlflowClient(tracking_uri=uri)
         training = next(one for one in trainings(mlflow) if one.info.run_name == "patient-cnn")  # the newest
-        history = mlflow.get_metric_history(training.info.run_id, "validation_loss")
+        epochs = history(uri, "patient-cnn")
         experiment = mlflow.get_experiment_by_name("steelyard").experiment_id
         selection = mlflow.search_runs([experiment], "tags.client = 'e2e-nobody' and tags.stage = 'selection'")[0]
     assert training.info.status == "FINISHED"
     assert training.info.start_time < away < back < training.info.end_time
-    assert sorted(point.step for point in history) == list(range(1, 401))
+    assert sorted(epochs) == list(range(1, 401))
     assert selection.data.tags["winner"] == "none"
 
 
@@ -225,6 +225,55 @@ def without_mlflow() -> Iterator[None]:
     finally:
         kubectl("-n", SERVING, "scale", "deployment/mlflow", "--replicas=1")
         kubectl("-n", SERVING, "rollout", "status", "deployment/mlflow", "--timeout=120s")
+
+
+def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same_submission(
+    platform: Platform, runs: Runs
+) -> None:
+    """Backend 2.14 repeats a failed pod, and none that was deleted."""
+    assert runs.finished_second
+    params = PATIENT_PARAMS.replace("patient-cnn", "killed-cnn")
+
+    def submit() -> str:
+        return platform.submit("e2e-killed", params=params, contract=DEMANDING_CONTRACT)
+
+    run = submit()
+    first = running(platform, run, "train-candidate")
+    with platform.tracking() as uri:
+        wait_for(lambda: len(history(uri, "killed-cnn")) > 20, 120, "twenty epochs")
+    run_python(KFP, first.pod, "main", KILL_THE_TRAINER)
+    wait_for(lambda: any(one.failed for one in tasks(platform, run, "train-candidate")), 60, "the trainer's end")
+    second = running(platform, run, "train-candidate")
+    wait_for(lambda: GOES_ON in log_of(second.pod), 180, "the retry to resume")
+    kubectl("-n", KFP, "delete", "pod", second.pod, "--grace-period=0", "--force")
+    assert platform.ended(run) == "FAILED"
+    again = submit()
+    assert platform.ended(again) == "SUCCEEDED"
+    (third,) = tasks(platform, again, "train-candidate")
+    assert GOES_ON in log_of(third.pod)
+    with platform.tracking() as uri:
+        assert sorted(history(uri, "killed-cnn")) == list(range(1, 401))
+
+
+GOES_ON = "going on from step"
+KILL_THE_TRAINER = """
+import os, pathlib, signal
+for found in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    program, *words = found.read_bytes().decode().split("\\0")
+    if "python" in program and "kfp.dsl.executor_main" in words:
+        os.kill(int(found.parent.name), signal.SIGKILL)
+"""
+
+
+def log_of(pod: str) -> str:
+    return kubectl("-n", KFP, "logs", pod, "-c", "main")
+
+
+def history(tracking_uri: str, candidate: str) -> list[int]:
+    """The epochs of a candidate's newest training whose loss is recorded, in order of arrival."""
+    mlflow = MlflowClient(tracking_uri=tracking_uri)
+    newest = next((one for one in trainings(mlflow) if one.info.run_name == candidate), None)
+    return [point.step for point in mlflow.get_metric_history(newest.info.run_id, "validation_loss")] if newest else []
 
 
 def test_submit_tells_why_a_task_failed_and_how_to_see_its_log(platform: Platform, runs: Runs) -> None:
