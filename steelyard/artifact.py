@@ -1,5 +1,6 @@
 """What every artifact has in common: a folder with one JSON index, written whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from steelyard.errors import ArtifactError
+from steelyard.errors import ArtifactError, StoreError
 
 SCHEMA_VERSION = "1.0"
 
@@ -99,7 +100,11 @@ def link_or_copy(file: Path, other: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `path` once the block has ended well."""
+    """Yield an empty folder that takes the place of `path` once the block has ended well.
+
+    Raises:
+        StoreError: the disk is full.
+    """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -110,5 +115,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
+    except Exception as error:  # libraries wrap what the system says: safetensors into an error of its own
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise StoreError(f"{path}: can't be written: {os.strerror(errno.ENOSPC)}") from None
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -14,7 +14,7 @@ SteelyardError
 │   ├── ExportDiffers
 │   └── Stopped                no fault: others did better in their first epochs
 ├── UnreadableImage            bytes that are no image; its text is one short reason
-├── StoreError                 the object store refused or does not answer; a retry may help
+├── StoreError                 the object store refused or does not answer, or the disk is full
 ├── TrackingAway               the tracking server does not answer; a retry may help
 └── MissingExtra               an optional part is not installed
 """
@@ -108,7 +108,7 @@ class UnreadableImage(SteelyardError):
 
 
 class StoreError(SteelyardError):
-    """The object store refused, or does not answer; a retry may help."""
+    """The object store refused, or does not answer, where a retry may help; or the disk is full."""
 
 
 class TrackingAway(SteelyardError):

@@ -6,7 +6,7 @@ import pytest
 from steelyard.artifact import new_folder
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset, DatasetIndex
-from steelyard.errors import ArtifactError
+from steelyard.errors import ArtifactError, StoreError
 
 
 def _rewrite(file: Path, **changes: object) -> None:
@@ -46,6 +46,15 @@ def test_a_folder_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) 
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
     assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_there_stays(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    with pytest.raises(StoreError, match="bundle: can't be written: No space left"), new_folder(target) as partial:  # noqa: PT012
+        (partial / "weights").symlink_to("/dev/full")
+        (partial / "weights").write_bytes(b"0" * 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_bundle_whose_model_was_changed_is_found_out(bundle: ModelBundle, tmp_path: Path) -> None:
