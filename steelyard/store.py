@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 PATIENCE_S = 300.0
 SECONDS_BETWEEN_TRIES = 2.0
+CONNECT_WITHIN_S, ANSWER_WITHIN_S = 10.0, 30.0  # the client's own 5 minutes, six times over, are no answer
 
 
 def is_remote(address: str) -> bool:
@@ -152,14 +153,20 @@ class ObjectStore:
 @lru_cache(maxsize=4)
 def _connection(store: ObjectStore, process: int) -> "Minio":
     """Return a client that keeps its connections; never one whose connections a forked process would share."""
+    import certifi
     from minio import Minio
+    from urllib3 import PoolManager, Retry, Timeout
 
+    retries = Retry(total=5, read=1, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
+    timeout = Timeout(connect=CONNECT_WITHIN_S, read=ANSWER_WITHIN_S)
+    certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
     parts = urlsplit(store.endpoint if "://" in store.endpoint else f"http://{store.endpoint}")
     return Minio(
         endpoint=parts.netloc,
         access_key=store.access_key,
         secret_key=store.secret_key,
         secure=parts.scheme == "https",
+        http_client=PoolManager(maxsize=10, retries=retries, timeout=timeout, ca_certs=certificates),
     )
 
 

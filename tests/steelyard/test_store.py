@@ -1,10 +1,12 @@
 """Against a real S3 server."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from steelyard import store as storage
 from steelyard.errors import SourceError, StoreError
 from steelyard.store import ObjectStore, needed, read_text
 from tests.s3_server import uploaded
@@ -111,3 +113,12 @@ def test_what_a_store_holds_is_told_from_what_it_does_not(store: ObjectStore, ad
     assert not store.holds(f"{address}/params")
     assert not store.holds(f"{address}/nothing/bundle.json")
     assert not store.holds("s3://nowhere/params.yaml")
+
+
+def test_a_store_that_takes_connections_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "ANSWER_WITHIN_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = "http://127.0.0.1:{1}".format(*silent.getsockname())
+        store = ObjectStore(endpoint=address, access_key="key", secret_key="secret")
+        with pytest.raises(StoreError, match="Read timed out"):
+            store.read("s3://bucket/key")
