@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,12 +158,16 @@ def plain_cnn() -> nn.Module:
 
 
 def fit_lightning(
-    peer: Peer, photos: Path, epochs: int, workers: int = 0, accelerator: str = "cpu", **settings: object
+    peer: Peer, photos: Path, epochs: int, workers: int = 0, accelerator: str = "cpu", **settings: Any
 ) -> None:
     """Fit with ImageFolder and DataLoader; the settings are the Trainer's."""
     seen = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))])
     train_set, validation_set = (ImageFolder(str(photos / split), seen) for split in ("train", "validation"))
-    loading = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+    loading: dict[str, Any] = {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }
     trainer = lightning.Trainer(
         accelerator=accelerator,
         max_epochs=epochs,

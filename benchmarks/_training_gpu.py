@@ -1,6 +1,6 @@
 """What `training.py --gpu` measures, on any torch.device: beside Lightning, a resident batch, and airbench94.
 
-Seconds are those of the clock, once the device has done its work. Lightning is tuned: bfloat16, channels_last, cuDNN's
+Seconds are those of the clock, once the device has done its work; contenders take turns. Lightning is tuned: bfloat16, channels_last, cuDNN's
 benchmark, and the number of workers that was the fastest in two epochs before.
 
 airbench94.py is Keller Jordan's, from `legacy/` of github.com/KellerJordan/cifar10-airbench: its user fetches it, a
@@ -108,13 +108,14 @@ def beside_lightning(
     contenders: Contenders = {"steelyard": ours}
     figures: Figures = {}
     if lightning:
-        settings = {"accelerator": device.type, "devices": 1, "precision": "bf16-mixed", "benchmark": True}
+        tuned = {"precision": "bf16-mixed", "benchmark": True}
 
         def theirs(workers: int, epochs: int) -> None:
-            fit_lightning(Peer(one, tuned=True), photos, epochs, workers, **settings)
+            fit_lightning(Peer(one, tuned=True), photos, epochs, workers, device.type, devices=1, **tuned)
 
-        possible = (workers for workers in WORKERS if workers <= cores())
-        workers = fastest({each: partial(theirs, each, min(TRIAL_EPOCHS, epochs)) for each in possible}, clock)
+        trial = min(TRIAL_EPOCHS, epochs)
+        trials = in_turns({str(n): partial(theirs, n, trial) for n in WORKERS if n <= cores()}, 1, clock)
+        workers = int(min(trials, key=lambda n: trials[n]))
         contenders["Lightning"] = partial(theirs, workers, epochs)
         figures[f"{name}, Lightning's workers"] = workers
     took = in_turns(contenders, rounds, clock)
@@ -187,13 +188,9 @@ def fast_cnn(epochs: int, seed: int) -> Candidate:
 
 
 def block(width: int) -> list[dict[str, object]]:
-    convolution, after = {"conv": width, "activation": "none"}, [{"batch_norm": True}, {"activation": "gelu"}]
+    convolution: dict[str, object] = {"conv": width, "activation": "none"}
+    after: list[dict[str, object]] = [{"batch_norm": True}, {"activation": "gelu"}]
     return [convolution, {"pool": 2}, *after, {"residual": [convolution, *after]}]
-
-
-def fastest(contenders: dict[int, partial[None]], clock: Clock) -> int:
-    times = {workers: in_turns({"trial": work}, 1, clock)["trial"] for workers, work in contenders.items()}
-    return min(times, key=lambda workers: times[workers])
 
 
 def cores() -> int:

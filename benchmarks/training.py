@@ -7,8 +7,10 @@ FOLDER holds `train/CLASS/*.jpg` and `test/CLASS/*.jpg` of CIFAR-10 (default: be
 take turns, three rounds of a small CNN and two of ResNet-18; ratios are medians over the rounds. steelyard's time has
 its decoding in it, Lightning's ImageFolder decodes with PIL in each epoch, as its users have it. Seconds are those
 that the processor spent, so that others on the machine count for little. Needs `pip install lightning`; without it,
-only what needs no peer is measured. A GPU is looked for with --gpu alone, of which `_training_gpu.py` says more;
-without one its figures are "not run", unless --quick runs it on a CPU.
+only what needs no peer is measured.
+
+A GPU is looked for with --gpu alone; `_training_gpu.py` says how it is measured. Where there is none, its figures are
+"not run", unless --quick lets all of it run on the CPU.
 """
 
 import argparse
