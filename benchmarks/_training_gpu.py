@@ -1,12 +1,12 @@
 """What `training.py --gpu` measures, on any torch.device: beside Lightning, a resident batch, and airbench94.
 
-Seconds are those of the clock, once the device has done its work; contenders take turns. Lightning is tuned: bfloat16, channels_last, cuDNN's
-benchmark, and the number of workers that was the fastest in two epochs before.
+Seconds are those of the clock, once the device has done its work; contenders take turns. Lightning is tuned: bfloat16,
+channels_last, cuDNN's benchmark, and the number of workers that was the fastest in two epochs before.
 
 airbench94.py is Keller Jordan's, from `legacy/` of github.com/KellerJordan/cifar10-airbench: its user fetches it, a
 process of its own runs it, and its times and accuracies are those that it prints. It learns exactly the images that we
-learn, and neither side's seconds count loading or what is evaluated between epochs. How long we train was tried on the
-test split, as its own recipe was; our recipe was never tuned.
+learn, and neither side's seconds count loading or what is evaluated between epochs. How long we train is chosen by
+accuracy on the test split, which is airbench94's measure; our recipe was not tuned.
 """
 
 import os
