@@ -62,7 +62,7 @@ print-image-tag:
 	@echo $(IMAGE_TAG)
 
 bench: $(INSTALLED)  ## each comparison with a peer, side by side
-	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/[!_]*.py; do $(BIN)/python $$file || exit 1; done
 
 LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet --no-header \
 	--no-annotate --no-emit-index-url
