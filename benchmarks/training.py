@@ -93,7 +93,13 @@ def on_cpu(arguments: argparse.Namespace) -> Figures:
             figures |= small_cnn(few, Path(scratch), epochs)
             figures |= resnet18(cifar, Path(scratch), 3 if arguments.quick else STEPS)
             figures |= accuracy(cifar, Path(scratch), images if arguments.quick else None, epochs)
-        return figures | halving(prepared(few, Path(scratch) / "halving-dataset"), Path(scratch))
+        split = {
+            "train": images,
+            "validation": images,
+            "test": images // 10,
+        }  # few for validation would judge by chance
+        pictures = part_of(cifar, Path(scratch) / "halved-pictures", split)
+        return figures | halving(prepared(pictures, Path(scratch) / "halving-dataset"), Path(scratch))
 
 
 def cifar_of(arguments: argparse.Namespace) -> Path:
