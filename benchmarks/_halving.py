@@ -32,7 +32,7 @@ metrics:
   latency_p95_ms: {weight: 1, worst: 5, ideal: 0.05}
   model_size_mib: {weight: 1, worst: 4, ideal: 0.04}
 """)
-RECIPE = {"epochs": EPOCHS, "batch_size": 32, "learning_rate": 0.001, "ema": 0.98}
+RECIPE = {"epochs": EPOCHS, "batch_size": 32, "learning_rate": 0.002, "ema": 0.98}
 WIDTHS = ((8,), (16,), (32,), (8, 16), (16, 32), (8, 16, 32), (16, 32, 64), (8, 16, 32, 64))  # of the convolutions
 
 

@@ -11,17 +11,20 @@ from mlflow import MlflowClient
 PARAMS = (ROOT / "examples/digits-with-failure/params.yaml").read_text(encoding="utf-8")
 CONTRACT = (ROOT / "examples/digits-with-failure/evaluation_metrics.yaml").read_text(encoding="utf-8")
 CLIENT, SECOND_CLIENT = "e2e-acme", "e2e-globex"
-# Long enough to lose the object store and MLflow for a minute in the middle; never trained before.
-PATIENT_PARAMS = f"""
-task: classification
-data: {{source: digits, image_size: 16, grayscale: true, split: {{train: 0.5, validation: 0.25, test: 0.25, seed: 43}}}}
-training: {{epochs: 400, batch_size: 64, learning_rate: 0.0003, seed: {int(time.time())}}}
-candidates:
-  patient-cnn: {{layers: [{{conv: 16}}, {{pool: 2}}, {{conv: 32}}, {{pool: 2}}, {{flatten: true}}, {{dense: 64}}]}}
-"""
 DEMANDING_CONTRACT = """
 client: e2e-nobody
 metrics: {accuracy: {weight: 1, worst: 0.5, ideal: 1, must: ">= 0.99999"}}
+"""
+
+
+def patient_params(candidate: str) -> str:
+    """Return params.yaml of a training of some minutes that was never done before."""
+    return f"""
+task: classification
+data: {{source: digits, image_size: 16, grayscale: true, split: {{train: 0.5, validation: 0.25, test: 0.25, seed: 43}}}}
+training: {{epochs: 400, batch_size: 64, learning_rate: 0.0003, seed: {time.time_ns() % 2**31}}}
+candidates:
+  {candidate}: {{layers: [{{conv: 16}}, {{pool: 2}}, {{conv: 32}}, {{pool: 2}}, {{flatten: true}}, {{dense: 64}}]}}
 """
 
 

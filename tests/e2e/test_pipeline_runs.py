@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from e2e_platform import KFP, SERVING, Platform, exists, forwarded, kubectl, run_python, wait_for
-from e2e_runs import CLIENT, DEMANDING_CONTRACT, PATIENT_PARAMS, SECOND_CLIENT, Runs
+from e2e_runs import CLIENT, DEMANDING_CONTRACT, SECOND_CLIENT, Runs
 from metadata import Output, outputs
 from mlflow import MlflowClient
 
@@ -172,7 +172,7 @@ def test_a_second_client_is_served_from_memory_without_training(
 def test_a_run_outlives_a_minute_without_object_store_and_mlflow(platform: Platform, runs: Runs) -> None:
     """Nobody is eligible in this run, so that it also shows that nothing is deployed then."""
     assert runs.finished_second
-    run = platform.submit("e2e-outage", params=PATIENT_PARAMS, contract=DEMANDING_CONTRACT)
+    run = platform.submit("e2e-outage", params=patient_params("patient-cnn"), contract=DEMANDING_CONTRACT)
     running(platform, run, "train-candidate")
     time.sleep(10)
     with without_object_store(platform), without_mlflow():
@@ -232,7 +232,7 @@ def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same
 ) -> None:
     """Backend 2.14 repeats a failed pod, and none that was deleted."""
     assert runs.finished_second
-    params = PATIENT_PARAMS.replace("patient-cnn", "killed-cnn")
+    params = patient_params("killed-cnn")
 
     def submit() -> str:
         return platform.submit("e2e-killed", params=params, contract=DEMANDING_CONTRACT)
