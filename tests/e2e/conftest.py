@@ -19,7 +19,7 @@ from e2e_platform import (
     remove_objects,
     steelyard_applied,
 )
-from e2e_runs import CLIENT, CONTRACT, PARAMS, PATIENT_PARAMS, Runs, contract_of
+from e2e_runs import CLIENT, CONTRACT, PARAMS, Runs, contract_of, patient_params
 from mlflow import MlflowClient
 
 from components.cluster.api import connect
@@ -89,7 +89,7 @@ def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     submitted = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert submitted.stderr is not None
     platform.started.append(submitted.stderr.readline().split()[1])  # run ID created
-    one = PATIENT_PARAMS.replace("epochs: 400", "epochs: 1").replace("patient", "gpu")
+    one = patient_params("gpu-cnn").replace("epochs: 400", "epochs: 1")
     gpu = platform.submit(
         "e2e-gpu", "train_and_select-gpu.yaml", params=one, contract=contract_of("e2e-gpu"), deploy=False
     )

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from e2e_platform import KFP, SERVING, Platform, exists, forwarded, kubectl, run_python, wait_for
-from e2e_runs import CLIENT, DEMANDING_CONTRACT, SECOND_CLIENT, Runs
+from e2e_runs import CLIENT, DEMANDING_CONTRACT, SECOND_CLIENT, Runs, patient_params
 from metadata import Output, outputs
 from mlflow import MlflowClient
 
