@@ -39,7 +39,6 @@ def train_candidate(
     from steelyard.store import read_text
     from steelyard.training.job import Places, run_job
     from steelyard.training.processes import Processes
-    from steelyard.training.run_key import run_key
 
     with task() as runtime, TemporaryDirectory() as scratch:
         profile, page = Path(scratch) / "profile", Path(training.path)
@@ -54,5 +53,5 @@ def train_candidate(
             write_training_page(trained.index, profile, page)
         except CandidateFailed as error:
             stage = "halving" if isinstance(error, Stopped) else "training"
-            failure = write_failure(target, spec.name, stage, error, run_key(spec, prepared), prepared.ref)
+            failure = write_failure(target, spec.name, stage, error, prepared.ref)
             write_failed_training_page(failure, page)

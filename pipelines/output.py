@@ -1,10 +1,12 @@
 """The folders that commands write to: never somebody else's files, never two runs at once."""
 
 import fcntl
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from steelyard.artifact import unfinished
 from steelyard.errors import InputError, SteelyardError
 
 SELECTION_HOLDS = {"selection.json", "report.html", "summary.md", "scorecards"}
@@ -37,7 +39,8 @@ def refuse_foreign_files(folder: Path, own: Collection[str]) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output: {folder} is a file")
-    foreign = {path.name for path in folder.iterdir()} - set(own) if folder.exists() else set()
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = present - set(own) - {path.name for path in unfinished(folder)}
     if foreign:
         raise InputError(f"--output: {folder} holds other files ({min(foreign)}); name a new or empty folder")
 
@@ -63,4 +66,6 @@ def claimed(output: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SteelyardError(f"another run is at work in {output}") from None
+        for folder in unfinished(output):
+            shutil.rmtree(folder)
         yield

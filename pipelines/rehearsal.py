@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from steelyard.smoke_test import LARGEST
 CORRUPTION = "gaussian_noise"
 SEVERITY = 3
 BATCH = 10
+LARGEST_STREAM = 2**28  # bytes of pixels: 1,783 images of 224 px
 DETECTOR_CATCHES_UP_WITHIN_S = 30.0
 
 Truth = NDArray[np.integer]  # indices into the classes: labels (N,) or masks (N, H, W)
@@ -48,12 +50,12 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     v1 requests carry encoded images (PNG, which loses nothing), v2 requests tensors. The test split took no part in
     training, choice or calibration; it is corrupted with the noise of Hendrycks & Dietterich (2019), severity 3.
     """
-    images_NHWC, truth = dataset.head("test"), np.concatenate([truths for _, truths in dataset.batches("test", 128)])
+    images_NHWC = dataset.head("test", LARGEST_STREAM // math.prod(dataset.index.image_shape))
+    truth = np.concatenate([truths for _, truths in dataset.batches("test", 128)])[: len(images_NHWC)]
     answers = np.concatenate([_ask(pod, bundle, *batch) for batch in _batches(images_NHWC)])
     clean_alarms, accuracy = _alarms(_report(pod, after=len(truth))), _accuracy(answers, truth)
     tell(f"clean stream: {len(truth)} images, accuracy {accuracy:.4f}, {len(clean_alarms)} alarms")
-    noisy_NHWC = corrupt(images_NHWC, CORRUPTION, SEVERITY, seed=0)
-    first_alarm = _stream_until_alarm(pod, bundle, noisy_NHWC, clean_alarms)
+    first_alarm = _corrupted_until_alarm(pod, bundle, images_NHWC, clean_alarms)
     otherwise = "the alarm of before still stands" if clean_alarms else "no alarm"
     tell(f"corrupted stream ({CORRUPTION}): " + (f"alarm after {first_alarm} images" if first_alarm else otherwise))
     return Rehearsal(
@@ -65,11 +67,13 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     )
 
 
-def _stream_until_alarm(pod: Pod, bundle: ModelBundle, images_NHWC: NDArray[np.uint8], before: list[int]) -> int | None:
-    """Return after how many images, of as many as were sent before, there was an alarm."""
+def _corrupted_until_alarm(
+    pod: Pod, bundle: ModelBundle, images_NHWC: NDArray[np.uint8], before: list[int]
+) -> int | None:
+    """Return after how many corrupted images, of as many as were sent clean, there was an alarm."""
     sent = clean = len(images_NHWC)
     for number, batch in _batches(images_NHWC):
-        _ask(pod, bundle, number, batch)
+        _ask(pod, bundle, number, corrupt(batch, CORRUPTION, SEVERITY, seed=number))
         sent += len(batch)
         fresh = _alarms(_report(pod, after=sent))[len(before) :]
         if fresh:

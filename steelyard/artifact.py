@@ -98,6 +98,11 @@ def link_or_copy(file: Path, other: Path) -> None:
         shutil.copyfile(file, other)
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """Return what a killed process left of folders that it was about to make there."""
+    return list(folder.glob(".*.partial-[0-9]*"))
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` once the block has ended well.

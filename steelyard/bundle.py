@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "1/model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 BATCH = 128  # images that are answered at once
-BATCH_PIXELS = 2**20  # of masks, less than that: what a network holds for each pixel then bounds its memory
+BATCH_PIXELS = 2**20  # at once: what a network holds for each pixel then bounds its memory
 
 
 class Epoch(Record):
@@ -105,6 +105,12 @@ class Segmented(NamedTuple):
     outputs: Outputs
 
 
+def images_at_once(shape: tuple[int, int, int], most: int) -> int:
+    """Return how many images of (height, width, channels) a network answers at once, `most` if they are small."""
+    height, width, _ = shape
+    return max(1, min(most, BATCH_PIXELS // (height * width)))
+
+
 class ModelBundle:
     """A folder with `bundle.json`, `1/model.onnx` and `weights.safetensors`."""
 
@@ -159,8 +165,7 @@ class ModelBundle:
     @property
     def batch(self) -> int:
         """How many images are answered at once."""
-        height, width, _ = self.index.input_shape
-        return max(1, min(BATCH, BATCH_PIXELS // (height * width))) if self.index.task == "segmentation" else BATCH
+        return images_at_once(self.index.input_shape, BATCH)
 
     def answer(self, images_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what the graph puts out for a batch: probabilities (N, C) or (N, C, H, W), and embedding (N, D)."""
@@ -200,7 +205,7 @@ class ModelBundle:
 
 
 def write_failure(
-    folder: Path, candidate: str, stage: str, error: CandidateFailed, run_key: str, dataset: DatasetRef
+    folder: Path, candidate: str, stage: str, error: CandidateFailed, dataset: DatasetRef
 ) -> FailureIndex:
     """Write down why a candidate failed, in the place of its bundle."""
     stopped = Stop(rung=error.rung, reason=error.reason) if isinstance(error, Stopped) else None
@@ -208,7 +213,7 @@ def write_failure(
         candidate=candidate,
         stage=stage,
         reason=stopped.reason if stopped else str(error),
-        run_key=run_key,
+        run_key=error.run_key,
         dataset=dataset,
         stopped=stopped,
     )

@@ -60,6 +60,8 @@ class MetricNotMeasured(InputError):
 class CandidateFailed(SteelyardError):
     """A candidate's own fault: recorded in its Scorecard, while the run goes on."""
 
+    run_key = ""  # of its training, where it came so far
+
 
 class TrainingDiverged(CandidateFailed):
     """The training loss became NaN or infinite."""

@@ -78,7 +78,7 @@ class ObjectStore:
         Raises:
             StoreError: the store refused, or does not answer.
         """
-        bucket, key = _bucket_and_key(address)
+        bucket, key = _bucket_and_object(address)
         try:
             with _one_line(address):
                 return any(entry.object_name == key for entry in self._client().list_objects(bucket, prefix=key))
@@ -114,7 +114,7 @@ class ObjectStore:
             SourceError: there is no such bucket.
             StoreError: the store refused, or does not answer.
         """
-        bucket, key = _bucket_and_key(address)
+        bucket, key = _bucket_and_object(address)
         with _one_line(address):
             self._client().fput_object(bucket, key, str(file))
 
@@ -125,7 +125,7 @@ class ObjectStore:
             SourceError: there is no such bucket.
             StoreError: the store refused, or does not answer.
         """
-        bucket, key = _bucket_and_key(address)
+        bucket, key = _bucket_and_object(address)
         with _one_line(address):
             self._client().remove_object(bucket, key)
 
@@ -137,7 +137,7 @@ class ObjectStore:
             SourceError: there is no such object.
             StoreError: the store refused, or does not answer.
         """
-        bucket, key = _bucket_and_key(address)
+        bucket, key = _bucket_and_object(address)
         with _one_line(address):
             response = self._client().get_object(bucket, key)
             try:
@@ -220,5 +220,18 @@ def needed(store: ObjectStore | None, address: str) -> ObjectStore:
 
 
 def _bucket_and_key(address: str) -> tuple[str, str]:
+    from minio.helpers import check_bucket_name
+
     bucket, _, key = address.removeprefix("s3://").partition("/")
+    try:
+        check_bucket_name(bucket)
+    except ValueError as error:
+        raise SourceError(f"{address}: {error}") from None
+    return bucket, key
+
+
+def _bucket_and_object(address: str) -> tuple[str, str]:
+    bucket, key = _bucket_and_key(address)
+    if not key:
+        raise SourceError(f"{address}: names a bucket and no object in it")
     return bucket, key

@@ -73,7 +73,7 @@ def files_at(address: str, store: ObjectStore | None) -> Files:
         return RemoteFiles(needed(store, address), address)
     folder = Path(address).expanduser()
     if not folder.is_dir():
-        raise SourceError(f"data.source: {address!r} is no existing folder")
+        raise SourceError(f"data.source or data.root: {address!r} is no existing folder")
     return LocalFiles(str(folder))
 
 

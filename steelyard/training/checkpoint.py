@@ -167,13 +167,16 @@ class _Prefix:
         return sorted(Path(name).stem for name, _ in found if name.endswith(".json"))
 
     def fetch(self, name: str, folder: Path) -> Path:
-        with self._store.stream(f"{self._address}/{name}") as stream, (folder / name).open("wb") as file:
-            shutil.copyfileobj(stream, file)
+        def copy() -> None:
+            with self._store.stream(f"{self._address}/{name}") as stream, (folder / name).open("wb") as file:
+                shutil.copyfileobj(stream, file)
+
+        patiently(copy)
         return folder / name
 
     def remove(self, name: str) -> None:
         patiently(lambda: self._store.remove(f"{self._address}/{name}"))
 
     def vanish(self) -> None:
-        for name, _ in self._store.walk(self._address):
+        for name, _ in patiently(lambda: list(self._store.walk(self._address))):
             self.remove(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steelyard.bundle import ModelBundle
 from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
-from steelyard.errors import ArtifactError, SteelyardError
+from steelyard.errors import ArtifactError, CandidateFailed, SteelyardError, TrackingAway
 from steelyard.params import Candidate
 from steelyard.store import ObjectStore, is_remote
 from steelyard.training.pretrained import Weights, pretrained_weights
@@ -63,17 +63,29 @@ def run_job(
     with pretrained_weights(candidate, places.store) as weights:
         key = run_key(candidate, dataset, weights.sha256 if weights else "")
         job = _Job(candidate, dataset, weights, key, places, contract)
-        if tracking is None:
-            if found := _found(places.bundle, key, candidate.name):
-                return found
-            _train_in(processes, job, job.own_checkpoints, None)
-        else:
-            with tracking.turn(key, candidate.name, places.bundle, job.own_checkpoints) as turn:
-                if turn.bundle:
-                    return turn.bundle
-                inherited = job.reaches(turn.checkpoints)
-                _train_in(processes, job, turn.checkpoints if inherited else job.own_checkpoints, tracking)
-    return ModelBundle(places.bundle)
+        try:
+            return _trained_alone(job, processes) if tracking is None else _trained_in_turn(job, processes, tracking)
+        except CandidateFailed as error:
+            error.run_key = key
+            raise
+
+
+def _trained_alone(job: "_Job", processes: Processes | None) -> ModelBundle:
+    folder = job.places.bundle
+    if found := _found(folder, job.key, job.candidate.name):
+        return found
+    _train_in(processes, job, job.own_checkpoints, None)
+    return ModelBundle(folder)
+
+
+def _trained_in_turn(job: "_Job", processes: Processes | None, tracking: "Tracking") -> ModelBundle:
+    folder = job.places.bundle
+    with tracking.turn(job.key, job.candidate.name, folder, job.own_checkpoints) as turn:
+        if turn.bundle:
+            return turn.bundle
+        inherited = job.reaches(turn.checkpoints)
+        _train_in(processes, job, turn.checkpoints if inherited else job.own_checkpoints, tracking)
+    return ModelBundle(folder)
 
 
 class _Job(NamedTuple):
@@ -121,7 +133,10 @@ def _train_in(processes: Processes | None, job: _Job, checkpoints: str, tracking
         processes.run(_take_part, job, checkpoints, tracking.uri if tracking else "")
     except SteelyardError as error:
         if tracking:
-            tracking.end_lost(job.key, error)  # the leader is ended where another process fails
+            try:
+                tracking.end_lost(job.key, error)  # the leader is ended where another process fails
+            except TrackingAway as away:
+                log.warning("%s: its end is not told: %s", job.candidate.name, away)
         raise
 
 
@@ -163,7 +178,10 @@ def _train(job: _Job, address: str, tracking: "Tracking | None", group: "Group |
         except Exception as error:  # of libraries and of the machine: the training has ended well
             log.warning("%s: is trained, but its profile is left out: %s", candidate.name, error)
     if tracking and run and run.overtaken:
-        tracking.recall(job.key, candidate.name, places.bundle)
+        try:
+            tracking.recall(job.key, candidate.name, places.bundle)
+        except TrackingAway as error:
+            log.warning("%s: was trained twice, and keeps its own result: %s", candidate.name, error)
 
 
 def _unseen(point: object) -> None:

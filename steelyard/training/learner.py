@@ -98,9 +98,10 @@ class Learner:
 
     def answer(self, images_NHWC: Tensor) -> Tensor:
         """Return the logits (N, classes), or for masks (N, classes, H, W), of the weights that count."""
+        short_of_memory = self.micro_batch < self._recipe.batch_size
+        parts = torch.split(images_NHWC, self.micro_batch) if short_of_memory else (images_NHWC,)
         with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
-            logits, _ = self.averaged(images_NHWC)
-        return logits.float()  # type: ignore[no-any-return]
+            return torch.cat([self.averaged(part_NHWC)[0].float() for part_NHWC in parts])
 
     def keep_best(self) -> None:
         """Remember the weights as the best so far."""

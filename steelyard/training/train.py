@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steelyard.bundle import Epoch
+from steelyard.bundle import Epoch, images_at_once
 from steelyard.data.dataset import Dataset
 from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged
 from steelyard.evaluation.answers import Answers
@@ -132,7 +132,8 @@ class _Run:
         self._checkpoints = checkpoints
         self._train = Batches(dataset, "train", self._recipe.batch_size, device)
         self._masks, self._classes = dataset.index.task == "segmentation", dataset.index.classes
-        evaluated = min(EVALUATION_BATCH, self._recipe.batch_size) if self._masks else EVALUATION_BATCH
+        evaluated = images_at_once(dataset.index.image_shape, EVALUATION_BATCH)
+        evaluated = min(evaluated, self._recipe.batch_size) if self._masks else evaluated
         self._validation = Batches(dataset, "validation", evaluated, device)
         torch.manual_seed(self._recipe.seed)
         network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))

@@ -68,6 +68,14 @@ def test_with_tracking_the_training_is_remembered_elsewhere(
     assert len({answer["weights_sha256"] for answer in answers}) == 1
 
 
+def test_what_a_killed_export_left_is_cleared_away(words: list[str], tmp_path: Path) -> None:
+    left = tmp_path / "out" / ".bundle.partial-77"
+    left.mkdir(parents=True)
+    (left / "weights.safetensors").touch()
+    assert main(words) == 0
+    assert not left.exists()
+
+
 def test_a_contract_of_another_task_is_refused_before_training(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

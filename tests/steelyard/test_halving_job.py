@@ -88,7 +88,7 @@ def test_a_stopped_candidate_has_rung_and_reason_and_is_never_selected(
     dataset: Dataset, poor: Candidate, tmp_path: Path
 ) -> None:
     stopped = Stopped.at(2, "after epoch 2 of 4, its utility was low")
-    write_failure(tmp_path / "stopped", "poor", "halving", stopped, run_key(poor, dataset), dataset.ref)
+    write_failure(tmp_path / "stopped", "poor", "halving", stopped, dataset.ref)
     failure = read_failure(tmp_path / "stopped")
     assert failure is not None
     card = failed_scorecard(failure, dataset)

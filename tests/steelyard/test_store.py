@@ -122,3 +122,16 @@ def test_a_store_that_takes_connections_and_never_answers_is_given_up(monkeypatc
         store = ObjectStore(endpoint=address, access_key="key", secret_key="secret")
         with pytest.raises(StoreError, match="Read timed out"):
             store.read("s3://bucket/key")
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("s3:///key", "invalid bucket name"),
+        ("s3://a b/key", "invalid bucket name"),
+        ("s3://bucket/", "no object in it"),
+    ],
+)
+def test_an_address_that_can_t_be_one_is_a_wrong_input(store: ObjectStore, address: str, complaint: str) -> None:
+    with pytest.raises(SourceError, match=complaint):
+        store.read(address)

@@ -61,7 +61,7 @@ def test_times_are_measured_in_rounds_and_bounded(scorecard: Scorecard, bundle: 
 
 
 def test_a_failed_candidate_has_a_scorecard_that_says_why(dataset: Dataset, tmp_path: Path) -> None:
-    write_failure(tmp_path / "bundle", "bad", "training", TrainingDiverged("the loss became nan"), "key", dataset.ref)
+    write_failure(tmp_path / "bundle", "bad", "training", TrainingDiverged("the loss became nan"), dataset.ref)
     failure = read_failure(tmp_path / "bundle")
     assert failure is not None
     failed_scorecard(failure, dataset).write(tmp_path / "card")

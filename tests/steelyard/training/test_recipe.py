@@ -132,6 +132,7 @@ def test_a_full_device_gets_smaller_parts_and_the_same_step(caplog: pytest.LogCa
     for name, value in roomy.model.state_dict().items():
         torch.testing.assert_close(cramped.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
     assert "going on with 16 images at a time" in caplog.text
+    torch.testing.assert_close(cramped.answer(IMAGES_NHWC), roomy.answer(IMAGES_NHWC), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])

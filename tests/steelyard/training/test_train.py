@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from steelyard.bundle import WEIGHTS_FILE, Epoch, ModelBundle, sha256
+from steelyard.bundle import BATCH, WEIGHTS_FILE, Epoch, ModelBundle, images_at_once, sha256
 from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
 from steelyard.errors import DoesNotFit, ExportDiffers, OutOfDeviceMemory, TrainingDiverged
@@ -18,6 +18,7 @@ from steelyard.training import export as exporting
 from steelyard.training import train as training
 from steelyard.training.batches import no_single
 from steelyard.training.export import export
+from steelyard.training.job import Places, run_job
 from steelyard.training.live import Live
 from steelyard.training.run_key import run_key
 from steelyard.training.train import train
@@ -79,6 +80,13 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(candidate: Candidate, 
 def test_a_loss_that_leaves_the_numbers_ends_the_candidate(candidate: Candidate, dataset: Dataset) -> None:
     with pytest.raises(TrainingDiverged, match=r"the loss became (nan|inf) in epoch \d+; try a lower learning_rate"):
         train(_with(candidate, learning_rate=1e30), dataset, lambda epoch: None)
+
+
+def test_a_candidate_that_failed_says_of_which_training(candidate: Candidate, dataset: Dataset, tmp_path: Path) -> None:
+    failing = _with(candidate, learning_rate=1e30)
+    with pytest.raises(TrainingDiverged) as caught:
+        run_job(failing, dataset, Places(bundle=tmp_path / "bundle", checkpoints="", store=None), None)
+    assert caught.value.run_key == run_key(failing, dataset)
 
 
 @pytest.mark.parametrize(
@@ -185,3 +193,8 @@ def test_the_weights_are_those_of_the_epoch_with_the_lowest_validation_loss(
         loss = torch.nn.functional.cross_entropy(logits_NC, torch.from_numpy(dataset.labels_N("validation")))
     assert loss.item() == pytest.approx(min(losses), rel=1e-4)
     assert trained.best_epoch < 12, "this recipe is meant to end worse than it was"
+
+
+@pytest.mark.parametrize(("side", "images"), [(32, BATCH), (224, 20), (4000, 1)])
+def test_large_images_are_answered_a_few_at_a_time(side: int, images: int) -> None:
+    assert images_at_once((side, side, 3), BATCH) == images
