@@ -89,7 +89,7 @@ def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     submitted = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert submitted.stderr is not None
     platform.started.append(submitted.stderr.readline().split()[1])  # run ID created
-    one = patient_params("gpu-cnn").replace("epochs: 400", "epochs: 1")
+    one = patient_params("gpu-cnn", epochs=1)
     gpu = platform.submit(
         "e2e-gpu", "train_and_select-gpu.yaml", params=one, contract=contract_of("e2e-gpu"), deploy=False
     )

@@ -17,12 +17,12 @@ metrics: {accuracy: {weight: 1, worst: 0.5, ideal: 1, must: ">= 0.99999"}}
 """
 
 
-def patient_params(candidate: str) -> str:
-    """Return params.yaml of a training of some minutes that was never done before."""
+def patient_params(candidate: str, epochs: int) -> str:
+    """Return params.yaml of a training that was never done before; a hundred epochs take a minute or two."""
     return f"""
 task: classification
 data: {{source: digits, image_size: 16, grayscale: true, split: {{train: 0.5, validation: 0.25, test: 0.25, seed: 43}}}}
-training: {{epochs: 400, batch_size: 64, learning_rate: 0.0003, seed: {time.time_ns() % 2**31}}}
+training: {{epochs: {epochs}, batch_size: 64, learning_rate: 0.0003, seed: {time.time_ns() % 2**31}}}
 candidates:
   {candidate}: {{layers: [{{conv: 16}}, {{pool: 2}}, {{conv: 32}}, {{pool: 2}}, {{flatten: true}}, {{dense: 64}}]}}
 """

@@ -172,7 +172,7 @@ def test_a_second_client_is_served_from_memory_without_training(
 def test_a_run_outlives_a_minute_without_object_store_and_mlflow(platform: Platform, runs: Runs) -> None:
     """Nobody is eligible in this run, so that it also shows that nothing is deployed then."""
     assert runs.finished_second
-    run = platform.submit("e2e-outage", params=patient_params("patient-cnn"), contract=DEMANDING_CONTRACT)
+    run = platform.submit("e2e-outage", params=patient_params("patient-cnn", epochs=400), contract=DEMANDING_CONTRACT)
     running(platform, run, "train-candidate")
     time.sleep(10)
     with without_object_store(platform), without_mlflow():
@@ -232,7 +232,7 @@ def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same
 ) -> None:
     """Backend 2.14 repeats a failed pod, and none that was deleted."""
     assert runs.finished_second
-    params = patient_params("killed-cnn")
+    params = patient_params("killed-cnn", epochs=120)
 
     def submit() -> str:
         return platform.submit("e2e-killed", params=params, contract=DEMANDING_CONTRACT)
@@ -252,7 +252,7 @@ def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same
     (third,) = tasks(platform, again, "train-candidate")
     assert GOES_ON in log_of(third.pod)
     with platform.tracking() as uri:
-        assert sorted(history(uri, "killed-cnn")) == list(range(1, 401))
+        assert sorted(history(uri, "killed-cnn")) == list(range(1, 121))
 
 
 GOES_ON = "going on from step"
