@@ -118,11 +118,11 @@ def _classes(index: DatasetIndex) -> list[Class]:
 
 def _samples(folder: Path, classes: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield classes, evenly through all of them, with pictures."""
-    images_NHWC = np.load(folder / "images.npy", mmap_mode="r")
+    images = Rows(folder / "images.npy")
     sampled = min(len(classes), MOST_SAMPLED)
     numbers = [place * len(classes) // sampled for place in range(sampled)]
     for number, rows in _first_rows(folder / "train", numbers).items():
-        yield classes[number], [picture(images_NHWC[row], SAMPLE_SIDE) for row in rows]
+        yield classes[number], [picture(image_HWC, SAMPLE_SIDE) for image_HWC in images[np.array(rows, np.int64)]]
 
 
 def _first_rows(folder: Path, numbers: Sequence[int]) -> dict[int, list[int]]:
@@ -139,19 +139,20 @@ def _first_rows(folder: Path, numbers: Sequence[int]) -> dict[int, list[int]]:
 
 
 def _masked(folder: Path) -> Iterator[str]:
-    images_NHWC, masks_NHW = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "masks.npy"))
-    for row in np.load(folder / "train" / "rows.npy", mmap_mode="r")[:MASKED]:
-        yield picture(tinted(images_NHWC[row], masks_NHW[row]), MASKED_SIDE)
+    images, masks, rows = (Rows(folder / name) for name in ("images.npy", "masks.npy", "train/rows.npy"))
+    rows_M = next(rows.parts(MASKED))
+    for image_HWC, mask_HW in zip(images[rows_M], masks[rows_M], strict=True):
+        yield picture(tinted(image_HWC, mask_HW), MASKED_SIDE)
 
 
 def _pairs(images: Images, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
-    images_NHWC = np.load(images.folder / "images.npy", mmap_mode="r")
+    pixels = Rows(images.folder / "images.npy")
 
     def shown(at: int) -> Shown:
         image = images.at(at)
         path, part, label, split = catalog.sql(_PLACE, int(image["id"])).fetchone()
-        pixels = picture(images_NHWC[image["row"]], PAIR_SIDE)
-        return Shown(picture=pixels, place=place(path, part), label=label, split=split)
+        (image_HWC,) = pixels[image["row"][None]]
+        return Shown(picture=picture(image_HWC, PAIR_SIDE), place=place(path, part), label=label, split=split)
 
     for at in np.flatnonzero(images.near_N >= 0)[:PAIRS].tolist():
         yield shown(at), shown(int(images.near_N[at]))

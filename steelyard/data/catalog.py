@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from steelyard.data.item import Item, Listing
 
-CACHE_MIB = 4
+CACHE_MIB = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQUE, seen INTEGER NOT NULL);
@@ -33,7 +33,7 @@ PRAGMA temp_store = FILE; PRAGMA cache_size = -{CACHE_MIB * 1024};
 _VIEWS = """
 CREATE TEMP VIEW listed AS SELECT * FROM items WHERE NOT gone;
 CREATE TEMP VIEW kept AS SELECT * FROM listed WHERE row IS NOT NULL AND problem IS NULL;
-CREATE TEMP VIEW quarantined AS SELECT * FROM listed WHERE problem IS NOT NULL;
+CREATE TEMP VIEW quarantined AS SELECT * FROM items INDEXED BY troubled WHERE NOT gone AND problem IS NOT NULL;
 """
 _LIST = """
 INSERT INTO items (listing, path, part, label, version, given, grp, mask, problem, gone)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from steelyard.data.catalog import Catalog
 from steelyard.data.groups import NO_GROUP, number_groups
 from steelyard.data.pixels import Rows
-from steelyard.data.sorting import RUN_BYTES, Records, Sorter, changes
+from steelyard.data.sorting import RUN_BYTES, Records, Sorter, changes, in_blocks
 
 FACTS = np.dtype(
     [
@@ -45,7 +45,7 @@ IMAGE = np.dtype(
     ]
 )
 STRICTNESS = ("", "train", "validation", "test")  # the last keeps what is found in two splits; 0 is none
-BATCH = 2**14
+BATCH = 2**13
 
 _LISTED = np.dtype([(name, IMAGE[name]) for name in ("id", "row", "group", "split")])
 _CHANGED = np.dtype([(name, IMAGE[name]) for name in ("id", "split")])
@@ -107,9 +107,10 @@ class Images:
         """Return how many distinct images each label has, among those whose given split is not stricter than `most`."""
         counts_L = np.zeros(len(self.names), np.int64)
         for _, batch in self.batches():
-            counted = batch[batch["facts"]["given"] <= most]
-            order_M = np.lexsort((counted["label"], counted["prefix"]))
-            labels_M, prefixes_M = counted["label"][order_M], counted["prefix"][order_M]
+            counted_M = batch["facts"]["given"] <= most
+            labels_M, prefixes_M = batch["label"][counted_M], batch["prefix"][counted_M]
+            order_M = np.lexsort((labels_M, prefixes_M))
+            labels_M, prefixes_M = labels_M[order_M], prefixes_M[order_M]
             counts_L += np.bincount(labels_M[changes(labels_M, prefixes_M)], minlength=len(counts_L))
         return counts_L
 
@@ -122,7 +123,8 @@ class Images:
             changed = np.empty(len(changed_M), _CHANGED)
             changed["id"], changed["split"] = batch["id"][changed_M], splits_N[places][changed_M]
             by_id.add(changed)
-        rows = ((STRICTNESS[split] or None, number) for some in by_id.batches() for number, split in some.tolist())
+        blocks = in_blocks(by_id.batches(), BATCH)
+        rows = ((STRICTNESS[split] or None, number) for block in blocks for number, split in block.tolist())
         catalog.many("UPDATE items SET split = ? WHERE id = ?", rows)
 
     def _records(self, listed: Records, facts: Rows) -> Records:

@@ -109,7 +109,7 @@ def _in_use(batch: Records, splits_M: NDArray[np.int8], masks: bool) -> tuple[Re
     """Return what is in a split, by pixels and then by truth, with the splits."""
     order_M = np.lexsort((_truths(batch, masks), batch["prefix"]))
     order_M = order_M[splits_M[order_M] > 0]
-    return batch[order_M], splits_M[order_M]
+    return batch.take(order_M), splits_M[order_M]
 
 
 def _truths(images: Records, masks: bool) -> NDArray[np.integer]:

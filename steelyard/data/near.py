@@ -106,21 +106,16 @@ def _candidates(
 
 
 class _Reduced(NamedTuple):
-    """Of C images: reductions, their sums and their spread, which is exact.
+    """Of C images: reductions, their sums and their spread, which is exact."""
 
-    Sums of 256 products of bytes stay below 2^24, so that float32 holds them exactly.
-    """
-
-    pixels_CT: NDArray[np.float32]
+    pixels_CT: NDArray[np.uint8]
     sums_C: NDArray[np.float64]
     spread_C: NDArray[np.float64]
 
     @classmethod
     def of(cls, thumbs_CT: NDArray[np.uint8]) -> "_Reduced":
-        pixels_CT = thumbs_CT.astype(np.float32)
-        sums_C = pixels_CT.sum(axis=1, dtype=np.float64)
-        squares_C = np.einsum("ct,ct->c", pixels_CT, pixels_CT).astype(np.float64)
-        return cls(pixels_CT, sums_C, pixels_CT.shape[1] * squares_C - sums_C**2)
+        sums_C = thumbs_CT.sum(axis=1, dtype=np.float64)
+        return cls(thumbs_CT, sums_C, thumbs_CT.shape[1] * _products(thumbs_CT, thumbs_CT) - sums_C**2)
 
     def alike(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return which pairs correlate or, where both are plain, are as bright."""
@@ -128,12 +123,17 @@ class _Reduced(NamedTuple):
         sums, others, spread, other_spread = (
             column[which] for column in (self.sums_C, self.spread_C) for which in (first, second)
         )
-        shared = np.einsum("nt,nt->n", self.pixels_CT[first], self.pixels_CT[second]).astype(np.float64)
-        covariance = pixels * shared - sums * others
+        covariance = pixels * _products(self.pixels_CT[first], self.pixels_CT[second]) - sums * others
         alike: NDArray[np.bool_] = (covariance > 0) & (covariance**2 >= CORRELATION**2 * spread * other_spread)
         plain = np.maximum(spread, other_spread) < (FLAT * pixels) ** 2
         alike[plain] = (np.abs(sums - others) <= FLAT * pixels)[plain]
         return alike
+
+
+def _products(one_NT: NDArray[np.uint8], other_NT: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the sums of 256 products of bytes each: they stay below 2^24, so that float32 holds them exactly."""
+    sums_N: NDArray[np.float64] = np.einsum("nt,nt->n", one_NT, other_NT, dtype=np.float32).astype(np.float64)
+    return sums_N
 
 
 def _waves() -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ class Rows:
                 for start, end in zip(starts, ends, strict=True)
             ]
         read: NDArray[Any] = np.frombuffer(b"".join(data), self._dtype).reshape(-1, *self._shape[1:])
-        return read[places_M]
+        return read.take(places_M, axis=0)
 
     def parts(self, rows: int) -> Iterator[NDArray[Any]]:
         """Yield all rows in their order, some at a time."""

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_BYTES = 2**21  # in memory at a time; several times as much while runs are merged
+RUN_BYTES = 2**20  # in memory at a time; several times as much while runs are merged
 
 Records = NDArray[Any]  # of a structured dtype
 
@@ -43,7 +43,7 @@ class Sorter:
         run = _in_order(self._waiting, self._keys)
         self._waiting = []
         self._file = self._file or TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives as long as this
-        self._runs.append(_Run(self._file, self._file.tell(), len(run), run[:0]))
+        self._runs.append(_Run(self._file, self._file.tell(), len(run), np.empty(0, run.dtype)))
         self._file.write(run.view(np.uint8).data)
 
 
@@ -98,7 +98,7 @@ def _key(record: Any, keys: tuple[str, ...]) -> tuple[int, ...]:
 
 def _in_order(parts: Iterable[Records], keys: tuple[str, ...]) -> Records:
     records = np.concatenate(list(parts))
-    return records[np.lexsort([records[key] for key in reversed(keys)])]
+    return records.take(np.lexsort([records[key] for key in reversed(keys)]))
 
 
 def in_blocks(batches: Iterable[Records], size: int) -> Iterator[Records]:

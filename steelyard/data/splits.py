@@ -152,8 +152,8 @@ def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(hashes, ">u8").astype(np.uint64)
 
 
-def _ranks_of(seed: int, images: Records) -> NDArray[np.uint64]:
-    digests = images["facts"]["digest"].tobytes()
+def _ranks_of(seed: int, digests_ND: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    digests = digests_ND.tobytes()
     return _ranks(seed, [digests[start : start + 32] for start in range(0, len(digests), 32)])
 
 
@@ -216,7 +216,7 @@ def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]
         units.splits_N[places.start + first_D] = given_D
         free_D = given_D <= TRAIN
         singles = np.zeros(np.count_nonzero(free_D), UNIT)
-        singles["rank"] = _ranks_of(units.seed, batch[first_D[free_D]])
+        singles["rank"] = _ranks_of(units.seed, batch["facts"]["digest"][first_D[free_D]])
         singles["label"] = np.minimum.reduceat(batch["label"], first_D)[free_D]
         singles["unit"] = places.start + first_D[free_D]
         by_rank.add(singles)
@@ -258,7 +258,7 @@ def _by_size(images: Images, units: _Units) -> Iterator[Records]:
         found_D = np.zeros(len(first_D), UNIT)
         found_D["unit"] = np.where(groups_D >= 0, groups_D, groups + places.start + first_D)
         found_D["rank"][groups_D >= 0] = units.ranks_G[groups_D[groups_D >= 0]]
-        found_D["rank"][groups_D < 0] = _ranks_of(units.seed, batch[first_D[groups_D < 0]])
+        found_D["rank"][groups_D < 0] = _ranks_of(units.seed, batch["facts"]["digest"][first_D[groups_D < 0]])
         found = np.repeat(found_D, sizes_D)
         found["label"] = batch["label"]
         order_M = np.lexsort((batch["label"], batch["prefix"]))

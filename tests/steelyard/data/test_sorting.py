@@ -1,6 +1,7 @@
 """Records come back in order, and a dataset comes out the same, however little is in memory at a time."""
 
 import shutil
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,6 +36,25 @@ def test_records_come_back_in_order(
     assert all(last < first for (_, last), (first, _) in pairwise(ends))
     assert (len(batches) > 1) == (run_bytes < 2**22)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_sorted_waits_in_the_file_and_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_bytes = 2**18
+    monkeypatch.setattr("steelyard.data.sorting.RUN_BYTES", run_bytes)
+    rng, sorter = np.random.default_rng(0), Sorter(tmp_path, "key")
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            records = np.zeros(run_bytes // RECORD.itemsize + 1, RECORD)
+            records["key"] = rng.integers(0, 2**60, len(records))
+            sorter.add(records)
+        del records
+        sorted_ = sum(map(len, sorter.batches()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sorted_ * RECORD.itemsize > 50 * run_bytes
+    assert peak < 12 * run_bytes
 
 
 def test_nothing_sorted_is_nothing(tmp_path: Path) -> None:
