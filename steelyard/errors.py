@@ -122,3 +122,8 @@ class MissingExtra(SteelyardError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; install it with: pip install 'steelyard[{extra}]'")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says; torch adds pages of advice."""
+    return str(error).partition("\n")[0]

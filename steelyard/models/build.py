@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from steelyard.errors import DoesNotFit
+from steelyard.errors import DoesNotFit, first_line
 from steelyard.models.layers import Shape
 from steelyard.models.modules import from_layers
 from steelyard.models.outline import on_meta
@@ -98,5 +98,5 @@ def _try(network: Network, image_shape: Shape, name: str) -> None:
             network.train()(images_NCHW)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         verb = "be trained on" if network.training else "take"
-        problem = str(error).partition("\n")[0]
+        problem = first_line(error)
         raise DoesNotFit(f"{name!r} can't {verb} images of {height}x{width}x{channels}: {problem}") from None

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steelyard.errors import DoesNotFit
+from steelyard.errors import DoesNotFit, first_line
 from steelyard.models.layers import Shape
 
 # Their stem is one 3x3 or 7x7 convolution of stride 2, with at most a pooling named `maxpool` behind it. Elsewhere the
@@ -53,7 +53,7 @@ def from_torchvision(arch: str, stem: str, image_shape: Shape) -> tuple[nn.Modul
     try:
         body = models.get_model(arch, weights=None, **_settings(arch, height, width))
     except (AssertionError, ValueError) as error:
-        problem = str(error).partition("\n")[0]
+        problem = first_line(error)
         raise DoesNotFit(f"{arch!r} can't take images of {height}x{width}x{channels}: {problem}") from None
     head, features = _take_head(body)
     return body, features, tuple(filter(None, (head, _replace_stem(body, stem, channels))))

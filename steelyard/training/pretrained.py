@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.bundle import sha256
-from steelyard.errors import SourceError, UnusableWeights
+from steelyard.errors import SourceError, UnusableWeights, first_line
 from steelyard.params import Candidate
 from steelyard.store import ObjectStore, is_remote, needed
 
@@ -128,9 +128,9 @@ def _read(file: Path) -> Mapping[str, "Tensor"]:
     try:
         tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise UnusableWeights(f"{file}: can't be read: {_first_line(error)}") from None
+        raise UnusableWeights(f"{file}: can't be read: {first_line(error)}") from None
     except Exception as error:  # of the unpickler, which raises anything on other bytes
-        raise UnusableWeights(f"{file}: is no state dict that can be read safely: {_first_line(error)}") from None
+        raise UnusableWeights(f"{file}: is no state dict that can be read safely: {first_line(error)}") from None
     if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise UnusableWeights(f"{file}: is no state dict, which maps names to tensors")
     return tensors
@@ -163,7 +163,3 @@ def _normalisation(arch: str | None, tensors: Mapping[str, "Tensor"]) -> tuple["
 
 def _below(name: str, parts: tuple[str, ...]) -> bool:
     return any(name.startswith(part.rstrip(".") + ".") for part in parts)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

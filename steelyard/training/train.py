@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steelyard.bundle import Epoch, images_at_once
 from steelyard.data.dataset import Dataset
-from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged
+from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged, first_line
 from steelyard.evaluation.answers import Answers
 from steelyard.models.build import build
 from steelyard.models.normalised import Normalised
@@ -339,11 +339,11 @@ def _blame(recipe: Training) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfDeviceMemory(f"not even one image fits the device: {_first_line(error)}") from None
+        raise OutOfDeviceMemory(f"not even one image fits the device: {first_line(error)}") from None
     except torch.AcceleratorError:  # a RuntimeError too, but the device's fault rather than the network's
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        raise DoesNotFit(f"the network can't be trained {size}: {_first_line(error)}") from error
+        raise DoesNotFit(f"the network can't be trained {size}: {first_line(error)}") from error
 
 
 def _sentence(epoch: Epoch, epochs: int) -> str:
@@ -352,7 +352,3 @@ def _sentence(epoch: Epoch, epochs: int) -> str:
         f"epoch {epoch.epoch} of {epochs}, loss {epoch.train_loss:.3f}, "
         f"validation {name} {value:.3f}, {epoch.seconds:.1f} s"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
