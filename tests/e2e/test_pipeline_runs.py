@@ -245,7 +245,7 @@ def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same
     wait_for(lambda: any(one.failed for one in tasks(platform, run, "train-candidate")), 60, "the trainer's end")
     second = running(platform, run, "train-candidate")
     wait_for(lambda: GOES_ON in log_of(second.pod), 180, "the retry to resume")
-    kubectl("-n", KFP, "delete", "pod", second.pod)
+    kubectl("-n", KFP, "delete", "pod", second.pod, "--grace-period=0", "--force")
     assert platform.ended(run) == "FAILED"
     again = submit()
     assert platform.ended(again) == "SUCCEEDED"
