@@ -54,9 +54,14 @@ class Memory:
         self._client, self._experiment, self._cache = client, experiment, cache
 
     def keep(self, scorecard: Scorecard) -> None:
-        """Record what was measured of a training; what is known already is left as it is."""
+        """Record what was measured of a training; what is known already is left as it is.
+
+        A failure is not recorded: a training that ended well may have the same run key.
+        """
+        if scorecard.index.failure:
+            return
         run = self._run_of(scorecard.index.run_key)
-        if run is None:  # it failed, or was trained elsewhere
+        if run is None:  # it was trained elsewhere, or nobody recorded its end
             return
         index = scorecard.index
         if FIELD not in run.data.tags:
@@ -77,9 +82,9 @@ class Memory:
         Args:
             field: its digest.
             hardware_class: None for no times.
-            besides: what is at hand, and is not returned again; no name of theirs is used twice.
+            besides: what is at hand: unless it failed it is not returned again, and no name of theirs is used twice.
         """
-        at_hand = {card.index.run_key for card in besides}
+        at_hand = {card.index.run_key for card in besides if not card.index.failure}
         cards = []
         for run in self._runs(f"tags.{FIELD} = '{field}'"):
             run_key = run.data.tags["run_key"]

@@ -139,6 +139,20 @@ def test_a_training_that_failed_or_happened_elsewhere_is_not_remembered(
     assert tracking.memory().fields() == []
 
 
+def test_a_failure_neither_takes_the_place_of_a_model_with_its_key_nor_hides_it(
+    tracking: Tracking, measured: Scorecard, candidate: Candidate
+) -> None:
+    good, memory = _train(tracking, measured, candidate, "k1"), tracking.memory()
+    why = {"candidate": "pretrained", "failure": "training: no weights", "dataset_uri": "", "validation": {}}
+    failed = Scorecard(index=good.index.model_copy(update=why))
+    memory.keep(failed)
+    memory.keep(good)
+    assert memory.fields() == [Field(field_of(good), 1, "s3://bucket/dataset", ())]
+    for besides in ([], [failed]):
+        (recalled,) = memory.recall(field_of(good), None, besides)
+        assert recalled.index == good.index.model_copy(update={"remembered": True})
+
+
 def test_a_scorecard_whose_files_are_damaged_is_left_out_with_a_warning(
     tracking: Tracking, measured: Scorecard, candidate: Candidate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
