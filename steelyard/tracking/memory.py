@@ -20,6 +20,7 @@ from steelyard.errors import ArtifactError, InputError
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import is_known, metric
 from steelyard.tracking.measurements import log_measurements
+from steelyard.tracking.training_run import DAMAGED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -159,7 +160,7 @@ class Memory:
         return next(iter(self._runs(f"tags.run_key = '{run_key}'")), None)
 
     def _runs(self, condition: str) -> "list[Run]":
-        """Return finished trainings, the newest first."""
+        """Return finished trainings whose bundle is whole, as far as anybody knows, the newest first."""
         conditions = f"tags.stage = 'training' and attributes.status = 'FINISHED' and {condition}"
         runs: list[Run] = []
         token = None
@@ -168,7 +169,7 @@ class Memory:
             runs += page
             token = page.token
             if not token:
-                return runs
+                return [run for run in runs if DAMAGED not in run.data.tags]
 
 
 def the_field(fields: Sequence[Field], wanted: str = "") -> Field:

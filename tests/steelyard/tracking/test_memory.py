@@ -164,6 +164,18 @@ def test_a_scorecard_whose_files_are_damaged_is_left_out_with_a_warning(
     assert "a remembered model is left out" in caplog.text
 
 
+def test_a_model_whose_bundle_is_gone_competes_no_more_until_it_is_trained_again(
+    tracking: Tracking, measured: Scorecard, candidate: Candidate, tmp_path: Path
+) -> None:
+    card, memory = _train(tracking, measured, candidate, "k1"), tracking.memory()
+    memory.keep(card)
+    assert tracking.recall("k1", "one-layer", tmp_path / "bundle") is None, "its training left none"
+    assert (memory.recall(field_of(card), None), memory.fields()) == ([], [])
+    _train(tracking, measured, candidate, "k1")
+    memory.keep(card)
+    assert [one.candidate for one in memory.recall(field_of(card), None)] == ["one-layer"]
+
+
 def test_each_reading_of_a_test_split_is_noted(
     tracking: Tracking, tracking_uri: str, measured: Scorecard, candidate: Candidate, tmp_path: Path
 ) -> None:
