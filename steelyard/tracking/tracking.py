@@ -319,14 +319,9 @@ class Tracking:
             return int(self._client.create_model_version(client, source, run_id=run_id, tags=tags).version)
 
     def _download_bundle(self, run_id: str, folder: Path) -> ModelBundle:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.download_artifacts(run_id, "bundle", str(folder))
-        except MlflowException as error:
-            if not self._local:  # a server that does not answer is no reason to train again
-                raise
-            raise ArtifactError(f"the files of run {run_id} are gone") from error
+        if not self._client.list_artifacts(run_id, "bundle"):  # a server that does not answer raises an error instead
+            raise ArtifactError(f"the files of run {run_id} are gone")
+        self._client.download_artifacts(run_id, "bundle", str(folder))
         bundle = ModelBundle(folder / "bundle")
         bundle.verify()
         return bundle

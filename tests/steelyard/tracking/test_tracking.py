@@ -38,6 +38,7 @@ from steelyard.smoke_test import SmokeTest, SmokeTestFailed
 from steelyard.tracking.packaging import save_pyfunc
 from steelyard.tracking.tracking import Tracking, sqlite_uri
 from steelyard.training.live import Live
+from tests.mlflow_server import serving
 
 KEY = "0123456789abcdef"
 CONTRACT = Contract.from_yaml("client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1}}")
@@ -163,6 +164,23 @@ def test_a_memory_whose_files_are_gone_is_not_remembered(
 ) -> None:
     shutil.rmtree(tmp_path / "mlartifacts")
     assert Tracking(tracking_uri).recall(KEY, "x", tmp_path / "recalled") is None
+
+
+def test_files_that_a_server_has_no_more_are_trained_anew_and_then_remembered(
+    migrated_database: Path, bundle: ModelBundle, candidate: Candidate, tmp_path: Path
+) -> None:
+    shutil.copyfile(migrated_database, tmp_path / "mlflow.db")
+    keyed = _keyed(bundle, tmp_path / "trained", KEY)
+    with serving(tmp_path / "mlflow.db") as server:
+        tracking = Tracking(server.uri)
+        with tracking.training(KEY, candidate) as run:
+            run.keep(keyed)
+        shutil.rmtree(tmp_path / "kept")
+        with tracking.turn(KEY, "x", tmp_path / "recalled", "") as turn:
+            assert turn.bundle is None
+            with tracking.training(KEY, candidate) as run:
+                run.keep(keyed)
+        assert tracking.fetch(KEY, "x", tmp_path / "recalled").index.files == keyed.index.files
 
 
 class _ServerWithoutFiles(BaseHTTPRequestHandler):
