@@ -6,7 +6,6 @@ all candidates are resampled by one matrix product, and a value and its bootstra
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from steelyard.metrics import METRICS, PER_CLASS, class_of, rank_of
 
 Floats = NDArray[np.float64]
 Columns = NDArray[np.float32]
-Rate = Literal["precision", "recall", "f1", "false_positive_rate"]
 
 SMALLEST_PROBABILITY = 1e-12  # what log-loss takes a zero for
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. 2017
