@@ -10,9 +10,12 @@ from steelyard.errors import ArtifactError
 from steelyard.evaluation.latency import hardware_class, measure_times, with_times
 from steelyard.evaluation.footprint import peak_memory_mib
 from steelyard.evaluation.scorecard import Scorecard
+from steelyard.tracking.memory import Memory
 
 
-def timed(cards: Sequence[Scorecard], bundles: Mapping[str, ModelBundle], runtime: Runtime) -> list[Scorecard]:
+def timed(
+    cards: Sequence[Scorecard], bundles: Mapping[str, ModelBundle], memory: Memory, runtime: Runtime
+) -> list[Scorecard]:
     """Return Scorecards with their times on this hardware: from memory, or else measured now and remembered.
 
     A remembered model that can't be fetched is left out.
@@ -20,9 +23,10 @@ def timed(cards: Sequence[Scorecard], bundles: Mapping[str, ModelBundle], runtim
     Args:
         cards: failed ones stay as they are.
         bundles: by candidate, as far as they are at hand; others are fetched from memory.
-        runtime: where the memory is.
+        memory: knows times, and is told them.
+        runtime: where bundles are remembered.
     """
-    memory, here = runtime.tracking.memory(), hardware_class()
+    here = hardware_class()
     known = [card if card.index.failure or card.times else memory.times(card, here) for card in cards]
     complete = [card for card in known if card.index.failure or card.times]
     with tempfile.TemporaryDirectory() as temporary:

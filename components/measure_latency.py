@@ -15,6 +15,7 @@ def measure_latency(bundles: Input[List[Model]], scorecards: Input[List[Artifact
     Times that are remembered of this hardware are taken as they are.
     """
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from components.contenders import timed
     from components.runtime import task
@@ -23,9 +24,10 @@ def measure_latency(bundles: Input[List[Model]], scorecards: Input[List[Artifact
     from steelyard.evaluation.scorecard import Scorecard
     from steelyard.tracking.memory import field_of
 
-    with task() as runtime:
+    with task() as runtime, TemporaryDirectory() as scratch:
         cards = [Scorecard.read(Path(scorecard.path)) for scorecard in scorecards]
         opened = [ModelBundle(folder) for b in bundles if not read_failure(folder := Path(b.path))]
-        others = runtime.tracking.memory().recall(field_of(cards[0]), hardware_class(), besides=cards)
-        for card in timed([*cards, *others], {bundle.index.candidate: bundle for bundle in opened}, runtime):
+        memory = runtime.tracking.memory(Path(scratch))
+        others = memory.recall(field_of(cards[0]), hardware_class(), besides=cards)
+        for card in timed([*cards, *others], {bundle.index.candidate: bundle for bundle in opened}, memory, runtime):
             card.write(Path(measured.path) / card.candidate)

@@ -18,6 +18,7 @@ def recall_models(field: str, measured: Output[Artifact]) -> str:
         Where the prepared data lie.
     """
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from components.contenders import timed
     from components.runtime import task
@@ -25,10 +26,10 @@ def recall_models(field: str, measured: Output[Artifact]) -> str:
     from steelyard.evaluation.latency import hardware_class
     from steelyard.tracking.memory import the_field
 
-    with task() as runtime:
-        memory = runtime.tracking.memory()
+    with task() as runtime, TemporaryDirectory() as scratch:
+        memory = runtime.tracking.memory(Path(scratch))
         chosen = the_field(memory.fields(), field)
-        for card in timed(memory.recall(chosen.digest, hardware_class()), {}, runtime):
+        for card in timed(memory.recall(chosen.digest, hardware_class()), {}, memory, runtime):
             card.write(Path(measured.path) / card.candidate)
         if not chosen.dataset_uri:
             raise InputError("nobody remembers where the data lie that these models were measured on")

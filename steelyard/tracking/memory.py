@@ -50,7 +50,8 @@ class Memory:
         Args:
             client: connected to the tracking server.
             experiment: whose runs are looked at.
-            cache: where Scorecards stay once they were fetched; each time anew if None.
+            cache: gets the Scorecards that are fetched, which are read from there; None where artifacts are local
+                files, or nothing is fetched.
         """
         self._client, self._experiment, self._cache = client, experiment, cache
 
@@ -134,20 +135,20 @@ class Memory:
         return replace(card, index=card.index.model_copy(update=update), times=timed.times)
 
     def _fetched(self, run: "Run", place: str) -> Path:
-        """Return a folder of a run: in place where artifacts are local files, else a copy."""
+        """Return a folder of a run: in place where artifacts are local files, else a copy in the cache."""
         if self._cache is None:
             return self._downloaded(run, place)
         kept = self._cache / run.info.run_id / place
         if not kept.exists():
-            with new_folder(kept) as partial:
-                shutil.copytree(self._downloaded(run, place), partial, dirs_exist_ok=True)
+            with new_folder(kept) as partial, tempfile.TemporaryDirectory() as temporary:
+                shutil.copytree(self._downloaded(run, place, temporary), partial, dirs_exist_ok=True)
         return Path(kept)
 
-    def _downloaded(self, run: "Run", place: str) -> Path:
+    def _downloaded(self, run: "Run", place: str, folder: str | None = None) -> Path:
         from mlflow.exceptions import MlflowException
 
         try:
-            return Path(str(self._client.download_artifacts(run.info.run_id, place)))
+            return Path(str(self._client.download_artifacts(run.info.run_id, place, folder)))
         except (MlflowException, OSError) as error:
             raise ArtifactError(f"{run.info.run_name}: its Scorecard can't be fetched: {error}") from error
 

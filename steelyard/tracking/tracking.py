@@ -174,7 +174,8 @@ class Tracking:
         """Return the memory of all that was measured.
 
         Args:
-            cache: keeps what was fetched from a server; artifacts of a sqlite file's are used where they lie.
+            cache: gets the Scorecards that are fetched from a server, which are read from there; None if nothing is
+                fetched. Those of a sqlite file are used where they lie.
         """
         return Memory(self._client, self._experiment, None if self._local else cache)
 

@@ -1,5 +1,7 @@
 """What is remembered of trainings, against a real MLflow database and a real server of artifacts."""
 
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
 from steelyard.tracking.memory import Field, field_of, the_field
 from steelyard.tracking.tracking import Tracking
+from tests.mlflow_server import serving
 
 TIMES = Times(np.full((30, 20), 2.0), np.full(30, 100.0))
 CONTRACT = Contract.from_yaml("client: acme\nmetrics: {accuracy: {weight: 1, worst: 0, ideal: 1}}")
@@ -174,6 +177,24 @@ def test_a_model_whose_bundle_is_gone_competes_no_more_until_it_is_trained_again
     _train(tracking, measured, candidate, "k1")
     memory.keep(card)
     assert [one.candidate for one in memory.recall(field_of(card), None)] == ["one-layer"]
+
+
+def test_what_is_fetched_from_a_server_lies_in_the_cache_alone(
+    tracking_uri: str, measured: Scorecard, candidate: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path / "mlflow.db") as server:
+        tracking = Tracking(server.uri)
+        card = _train(tracking, measured, candidate, "k1")
+        memory = tracking.memory(tmp_path / "cache")
+        memory.keep(card)
+        (tmp_path / "scratch").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+        (fetched,) = memory.recall(field_of(card), None)
+        shutil.rmtree(tmp_path / "kept")
+        (again,) = memory.recall(field_of(card), None)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    for one in (fetched, again):
+        assert one.answered("validation") is not None
 
 
 def test_each_reading_of_a_test_split_is_noted(
