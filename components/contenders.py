@@ -8,7 +8,7 @@ from components.runtime import Runtime
 from steelyard.bundle import ModelBundle
 from steelyard.errors import ArtifactError
 from steelyard.evaluation.latency import hardware_class, measure_times, with_times
-from steelyard.evaluation.footprint import peak_memory_mib
+from steelyard.evaluation.footprint import FootprintUnknown, peak_memory_mib
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.tracking.memory import Memory
 
@@ -39,7 +39,7 @@ def timed(
         times = measure_times({card.candidate: found[card.candidate] for card in untimed}) if untimed else {}
         for card in untimed:
             name = card.candidate
-            complete.append(with_times(card, times[name], peak_memory_mib(found[name])))
+            complete.append(with_times(card, times[name], _footprint(found[name], runtime)))
     for card in complete:
         memory.keep(card)
     return complete
@@ -51,4 +51,13 @@ def _fetched(card: Scorecard, runtime: Runtime, folder: Path) -> ModelBundle | N
         return runtime.tracking.fetch(card.index.run_key, card.candidate, folder / card.candidate)
     except ArtifactError as error:
         runtime.tell(f"left out: {error}")
+        return None
+
+
+def _footprint(bundle: ModelBundle, runtime: Runtime) -> float | None:
+    """Return the memory a model takes, MiB; None, with the reason in the log, if its process died."""
+    try:
+        return peak_memory_mib(bundle)
+    except FootprintUnknown as error:
+        runtime.tell(str(error))
         return None

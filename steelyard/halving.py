@@ -15,7 +15,7 @@ from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
 from steelyard.errors import Stopped, TrackingAway
 from steelyard.evaluation.answers import Answers
-from steelyard.evaluation.footprint import peak_memory_mib
+from steelyard.evaluation.footprint import FootprintUnknown, peak_memory_mib
 from steelyard.evaluation.latency import measure_times
 from steelyard.evaluation.metrics import quality
 from steelyard.evaluation.times import QUANTILES, THROUGHPUT, TIMED
@@ -56,7 +56,8 @@ class Halving:
     def judge(self, epoch: Epoch, answers: Callable[[], Answers | None]) -> None:
         """End the training at a rung unless the candidate is among the best that were recorded there.
 
-        Without the tracking server nobody can be asked, and the candidate goes on.
+        Without the tracking server nobody can be asked, and the candidate goes on. So it does where the memory that its
+        model takes is wanted and can't be measured.
 
         Args:
             epoch: that has just ended, or ended before a cut.
@@ -70,7 +71,7 @@ class Halving:
             return
         try:
             self._judge(rung, epoch, answers)
-        except TrackingAway as error:
+        except (TrackingAway, FootprintUnknown) as error:
             log.warning("%s: goes on from rung %d without a comparison: %s", self._candidate.name, rung, error)
 
     def _judge(self, rung: int, epoch: Epoch, answers: Callable[[], Answers | None]) -> None:
@@ -115,6 +116,9 @@ def estimates(candidate: Candidate, dataset: Dataset, names: Collection[str]) ->
         candidate: the model; the generator of its training, which goes on meanwhile, is left as it is.
         dataset: says how large its images are, and how many classes there are.
         names: of metrics; times and memory are measured where these need them.
+
+    Raises:
+        FootprintUnknown: the memory is needed and can't be measured.
     """
     from steelyard.training.export import export_untrained
 

@@ -10,10 +10,21 @@ from steelyard.bundle import ModelBundle
 from steelyard.process import own_peak_mib
 
 
+class FootprintUnknown(Exception):
+    """The process that was to be measured did not answer; the text says why."""
+
+
 def peak_memory_mib(bundle: ModelBundle) -> float:
-    """Return the most memory that a process held which loaded this model and answered for single images, in MiB."""
+    """Return the most memory that a process held which loaded this model and answered for single images, in MiB.
+
+    Raises:
+        FootprintUnknown: it ended before it had answered.
+    """
     words = [sys.executable, "-m", __name__, str(bundle.folder)]
-    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+        raise FootprintUnknown(f"{bundle.index.candidate}: its memory can't be measured: {said[-1]}")
     return float(ended.stdout)
 
 

@@ -62,10 +62,15 @@ def measure_times(bundles: Mapping[str, ModelBundle], seed: int = 0, rounds: int
     return times
 
 
-def with_times(scorecard: Scorecard, times: Times, peak_memory_mib: float) -> Scorecard:
-    """Return a scorecard that also tells what depends on this machine; a quantile without a bound is left out."""
+def with_times(scorecard: Scorecard, times: Times, peak_memory_mib: float | None) -> Scorecard:
+    """Return a scorecard that also tells what depends on this machine.
+
+    What is not known is left out: a quantile without a bound, and the memory if it is None.
+    """
     rounds, images = times.latency_ms_RS.shape
-    measured = {"peak_memory_mib": exactly("peak_memory_mib", peak_memory_mib)}
+    measured = {}
+    if peak_memory_mib is not None:
+        measured["peak_memory_mib"] = exactly("peak_memory_mib", peak_memory_mib)
     for name in TIMED:
         with contextlib.suppress(TooFewSamples):
             measured[name] = measure_time(name, times)

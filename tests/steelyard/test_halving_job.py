@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,23 @@ def test_halving_changes_no_bit_of_a_training_and_no_run_key(
     plain = run_job(dropout.model_copy(update={"halving": False}), dataset, places(tmp_path, "plain"), tracking=None)
     assert judged.index.run_key == plain.index.run_key
     assert judged.index.files["weights.safetensors"] == plain.index.files["weights.safetensors"]
+
+
+def test_a_candidate_whose_memory_can_t_be_measured_goes_on(
+    tracking_uri: str,
+    good: Candidate,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    small = Contract.from_yaml("client: acme\nmetrics: {peak_memory_mib: {weight: 1, worst: 9999, ideal: 1}}")
+    assert len(run_job(good, dataset, places(tmp_path), Tracking(tracking_uri), small).index.history) == 4
+    assert (
+        "one-layer: goes on from rung 1 without a comparison: one-layer: its memory can't be measured: exit code 1"
+        in caplog.text
+    )
 
 
 def test_a_stopped_candidate_has_rung_and_reason_and_is_never_selected(

@@ -8,6 +8,7 @@ from steelyard.data.dataset import Dataset
 from steelyard.errors import ArtifactError, TrainingDiverged
 from steelyard.evaluation.answers import SPLITS, SplitOutputs
 from steelyard.evaluation.evaluate import evaluate, failed_scorecard
+from steelyard.evaluation.footprint import FootprintUnknown, peak_memory_mib
 from steelyard.evaluation.latency import IMAGES_PER_ROUND, ROUNDS, measure_times, with_times
 from steelyard.evaluation.scorecard import Scorecard
 
@@ -58,6 +59,15 @@ def test_times_are_measured_in_rounds_and_bounded(scorecard: Scorecard, bundle: 
     assert model["peak_memory_mib"].value == 99
     assert model["latency_p50_ms"].value <= model["latency_p95_ms"].value <= model["latency_p95_ms"].bound
     assert model["throughput_images_per_s"].bound <= model["throughput_images_per_s"].value
+
+
+def test_a_model_that_can_t_be_loaded_has_no_footprint_and_the_reason_is_told(
+    bundle: ModelBundle, tmp_path: Path
+) -> None:
+    damaged = bundle.copy_to(tmp_path / "damaged")
+    damaged.model_path.write_bytes(b"damaged")
+    with pytest.raises(FootprintUnknown, match=r"^one-layer: its memory can't be measured: .*model\.onnx failed"):
+        peak_memory_mib(damaged)
 
 
 def test_a_failed_candidate_has_a_scorecard_that_says_why(dataset: Dataset, tmp_path: Path) -> None:
