@@ -63,8 +63,8 @@ class Files(Protocol):
         """
 
 
-def files_at(address: str, store: ObjectStore | None) -> Files:
-    """Open an address.
+def files_at(address: str, store: ObjectStore | None, key: str = "data.source") -> Files:
+    """Open an address that a key of params.yaml gives.
 
     Raises:
         SourceError: a local folder that does not exist, or an address in a store that is not set up.
@@ -73,7 +73,7 @@ def files_at(address: str, store: ObjectStore | None) -> Files:
         return RemoteFiles(needed(store, address), address)
     folder = Path(address).expanduser()
     if not folder.is_dir():
-        raise SourceError(f"data.source or data.root: {address!r} is no existing folder")
+        raise SourceError(f"{key}: {address!r} is no existing folder")
     return LocalFiles(str(folder))
 
 

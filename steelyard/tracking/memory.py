@@ -100,9 +100,13 @@ class Memory:
         return _named_apart(cards, {card.candidate for card in besides})
 
     def times(self, scorecard: Scorecard, hardware_class: str) -> Scorecard:
-        """Return a Scorecard with its times on a hardware class, if it was timed there before."""
+        """Return a Scorecard with its times on a hardware class, if it was timed there before and they are not lost."""
         run = self._run_of(scorecard.index.run_key)
-        return self._timed(scorecard, run, hardware_class) if run else scorecard
+        try:
+            return self._timed(scorecard, run, hardware_class) if run else scorecard
+        except ArtifactError as error:
+            log.warning("%s is timed anew: %s", scorecard.candidate, error)
+            return scorecard
 
     def fields(self) -> list[Field]:
         """Return what there is to choose among, the newest first."""
@@ -150,6 +154,8 @@ class Memory:
         try:
             return Path(str(self._client.download_artifacts(run.info.run_id, place, folder)))
         except (MlflowException, OSError) as error:
+            if self._client.list_artifacts(run.info.run_id, place):  # an error of its own where the server is away
+                raise
             raise ArtifactError(f"{run.info.run_name}: its Scorecard can't be fetched: {error}") from error
 
     def _log(self, run: "Run", scorecard: Scorecard, place: str) -> None:

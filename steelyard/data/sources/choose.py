@@ -29,11 +29,11 @@ def open_source(data: Data, store: ObjectStore | None = None) -> Source:
     if data.source in ("cifar10", "cifar100"):
         from steelyard.data.sources.cifar import Cifar, downloaded
 
-        return Cifar(data.source, files_at(data.root or downloaded(data.source), store))
+        return Cifar(data.source, files_at(data.root or downloaded(data.source), store, "data.root"))
     if data.source == "places365":
         from steelyard.data.sources.places365 import Places365
 
-        return Places365(files_at(data.root or ".", store))
+        return Places365(files_at(data.root or ".", store, "data.root"))
     if data.source.endswith(MANIFEST_SUFFIXES):
         from steelyard.data.sources.manifest import Manifest
 
