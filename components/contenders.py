@@ -6,9 +6,9 @@ from pathlib import Path
 
 from components.runtime import Runtime
 from steelyard.bundle import ModelBundle
-from steelyard.errors import ArtifactError
+from steelyard.errors import ArtifactError, FootprintUnknown
 from steelyard.evaluation.latency import hardware_class, measure_times, with_times
-from steelyard.evaluation.footprint import FootprintUnknown, peak_memory_mib
+from steelyard.evaluation.footprint import peak_memory_mib
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.tracking.memory import Memory
 

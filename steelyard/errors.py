@@ -13,6 +13,7 @@ SteelyardError
 │   ├── UnusableWeights        pretrained weights that are missing, changed or another network's
 │   ├── ExportDiffers
 │   └── Stopped                no fault: others did better in their first epochs
+├── FootprintUnknown           a process that was to be measured has died; that one figure is left out
 ├── UnreadableImage            bytes that are no image; its text is one short reason
 ├── StoreError                 the object store refused or does not answer, or the disk is full
 ├── TrackingAway               the tracking server does not answer; a retry may help
@@ -103,6 +104,10 @@ class Stopped(CandidateFailed):
     def reason(self) -> str:
         """What is said of it besides."""
         return str(self).partition(": ")[2]
+
+
+class FootprintUnknown(SteelyardError):
+    """The process whose memory was to be measured has died; the text says of what."""
 
 
 class UnreadableImage(SteelyardError):

@@ -13,9 +13,9 @@ import numpy as np
 from steelyard.bundle import Epoch, ModelBundle
 from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
-from steelyard.errors import Stopped, TrackingAway
+from steelyard.errors import FootprintUnknown, Stopped, TrackingAway
 from steelyard.evaluation.answers import Answers
-from steelyard.evaluation.footprint import FootprintUnknown, peak_memory_mib
+from steelyard.evaluation.footprint import peak_memory_mib
 from steelyard.evaluation.latency import measure_times
 from steelyard.evaluation.metrics import quality
 from steelyard.evaluation.times import QUANTILES, THROUGHPUT, TIMED

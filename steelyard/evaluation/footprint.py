@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.bundle import ModelBundle
+from steelyard.errors import FootprintUnknown
 from steelyard.process import own_peak_mib
-
-
-class FootprintUnknown(Exception):
-    """The process that was to be measured did not answer; the text says why."""
 
 
 def peak_memory_mib(bundle: ModelBundle) -> float:

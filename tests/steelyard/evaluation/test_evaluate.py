@@ -5,10 +5,10 @@ import pytest
 
 from steelyard.bundle import ModelBundle, read_failure, write_failure
 from steelyard.data.dataset import Dataset
-from steelyard.errors import ArtifactError, TrainingDiverged
+from steelyard.errors import ArtifactError, FootprintUnknown, TrainingDiverged
 from steelyard.evaluation.answers import SPLITS, SplitOutputs
 from steelyard.evaluation.evaluate import evaluate, failed_scorecard
-from steelyard.evaluation.footprint import FootprintUnknown, peak_memory_mib
+from steelyard.evaluation.footprint import peak_memory_mib
 from steelyard.evaluation.latency import IMAGES_PER_ROUND, ROUNDS, measure_times, with_times
 from steelyard.evaluation.scorecard import Scorecard
 
