@@ -24,7 +24,7 @@ serve: $(INSTALLED)  ## serve what `make run` selected, until Ctrl-C
 	@$(BIN)/steelyard serve $(EXAMPLE)
 
 test: $(INSTALLED)  ## all tests that need no cluster
-	@$(BIN)/python -m pytest --ignore tests/e2e
+	@$(BIN)/python -m pytest --ignore tests/e2e -n logical --maxprocesses 4 --dist loadfile
 
 e2e: $(INSTALLED)  ## the tests that need a cluster: docs/e2e.md
 	@$(BIN)/python -m pytest tests/e2e -v --durations=0

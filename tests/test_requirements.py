@@ -10,7 +10,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {
-    "dev": ["train", "evaluate", "server", "serve", "drift", "pipeline", "dashboard", "dev"],
+    "dev": ["train", "evaluate", "server", "serve", "drift", "pipeline", "dev"],
     "base": ["evaluate", "pipeline", "server"],
     "train": ["train", "pipeline"],
     "predictor": ["serve"],
