@@ -2,7 +2,8 @@
 
 import logging
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -133,10 +134,8 @@ def _train_in(processes: Processes | None, job: _Job, checkpoints: str, tracking
         processes.run(_take_part, job, checkpoints, tracking.uri if tracking else "")
     except SteelyardError as error:
         if tracking:
-            try:
+            with _unless_away(job.candidate.name, "its end is not told"):
                 tracking.end_lost(job.key, error)  # the leader is ended where another process fails
-            except TrackingAway as away:
-                log.warning("%s: its end is not told: %s", job.candidate.name, away)
         raise
 
 
@@ -178,10 +177,16 @@ def _train(job: _Job, address: str, tracking: "Tracking | None", group: "Group |
         except Exception as error:  # of libraries and of the machine: the training has ended well
             log.warning("%s: is trained, but its profile is left out: %s", candidate.name, error)
     if tracking and run and run.overtaken:
-        try:
+        with _unless_away(candidate.name, "was trained twice, and keeps its own result"):
             tracking.recall(job.key, candidate.name, places.bundle)
-        except TrackingAway as error:
-            log.warning("%s: was trained twice, and keeps its own result: %s", candidate.name, error)
+
+
+@contextmanager
+def _unless_away(name: str, otherwise: str) -> Iterator[None]:
+    try:
+        yield
+    except TrackingAway as error:
+        log.warning("%s: %s: %s", name, otherwise, error)
 
 
 def _unseen(point: object) -> None:
