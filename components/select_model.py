@@ -1,7 +1,7 @@
 """select_model: Scorecards + contract -> Selection with its report, and the winner's bundle."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Input, Markdown, Model, Output
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Input, Markdown, Metrics, Model, Output
 
 from components import images
 
@@ -14,6 +14,8 @@ def select_model(
     winner: Output[Model],
     report: Output[HTML],
     summary: Output[Markdown],
+    metrics: Output[Metrics],
+    classification: Output[ClassificationMetrics],
 ) -> str:
     """Name the candidate that serves this client best, or 'none'.
 
@@ -24,11 +26,14 @@ def select_model(
         winner: the winner's bundle; empty where nobody is eligible.
         report: the report for the Kubeflow UI.
         summary: the same in short.
+        metrics: of the winner, and utility and P(best) of all.
+        classification: the winner's confusion matrix and ROC.
     """
     import shutil
     from pathlib import Path
 
     from components.runtime import task
+    from components.user_interface import show_choice
     from steelyard.contract import Contract
     from steelyard.report.outcome import write_outcome
     from steelyard.selection.publish import choose
@@ -42,6 +47,7 @@ def select_model(
         write_outcome(chosen, scorecards, Path(selection.path))
         for name, page in (("report.html", report), ("summary.md", summary)):
             shutil.copyfile(Path(selection.path) / name, page.path)
+        show_choice(chosen, scorecards, metrics, classification)
         runtime.tracking.record_selection(chosen, Path(selection.path))
         runtime.conclude(chosen.why)
         if chosen.winner is None or chosen.winner_run_key is None:

@@ -1,5 +1,7 @@
 """Scorecard -> what the Kubeflow UI draws."""
 
+from collections.abc import Sequence
+
 from kfp.dsl import ClassificationMetrics, Metrics
 
 from steelyard.evaluation.answers import SplitOutputs
@@ -7,8 +9,23 @@ from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import METRICS
 from steelyard.report.classes import class_rates, confused
+from steelyard.selection.selection import Selection
 
 MOST_CLASSES = 100  # in a confusion matrix: the backend takes 4 MB of metadata
+
+
+def show_choice(
+    selection: Selection, scorecards: Sequence[Scorecard], metrics: Metrics, classification: ClassificationMetrics
+) -> None:
+    """Log what the winner is like on validation and on test, and utility and P(best) of all that were eligible."""
+    for scorecard in scorecards:
+        if scorecard.candidate == selection.winner:
+            show(scorecard, metrics, classification)
+    for name, measured in selection.test.items():
+        metrics.log_metric(f"test_{name}", measured.value)
+    for figure, by_candidate in selection.figures.items():
+        for candidate, value in by_candidate.items():
+            metrics.log_metric(f"{figure}[{candidate}]", value)
 
 
 def show(scorecard: Scorecard, metrics: Metrics, classification: ClassificationMetrics) -> None:

@@ -196,11 +196,12 @@ def _add_select(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _select(options: argparse.Namespace) -> int:
-    from pipelines.output import SELECTION_HOLDS, refuse_foreign_files
+    from pipelines.output import SELECTION_HOLDS, log_to_stderr, refuse_foreign_files
     from pipelines.project import read_user_file
     from pipelines.reselection import select_among, select_from_memory
     from steelyard.contract import Contract
 
+    log_to_stderr()
     refuse_foreign_files(options.output, SELECTION_HOLDS)
     contract = Contract.from_yaml(read_user_file(options.contract), str(options.contract))
     if options.scorecards:
@@ -226,8 +227,10 @@ def _add_replay(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _replay(options: argparse.Namespace) -> int:
+    from pipelines.output import log_to_stderr
     from steelyard.report.outcome import replay
 
+    log_to_stderr()
     differences = replay(options.folder)
     print("\n".join(differences) or "the same choice, with the same figures")
     return OTHER if differences else WINNER
@@ -245,8 +248,10 @@ def _add_report(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _report(options: argparse.Namespace) -> int:
+    from pipelines.output import log_to_stderr
     from steelyard.report.outcome import renew_report
 
+    log_to_stderr()
     print(renew_report(options.folder))
     return WINNER
 

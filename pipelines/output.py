@@ -1,7 +1,9 @@
 """The folders that commands write to: never somebody else's files, never two runs at once."""
 
 import fcntl
+import logging
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,12 @@ DATASET_HOLDS = {
 }
 RUN_REPLACES = {"pipeline", "selection", "trainings", "model"}
 RUN_LOG = "run.log"
+
+
+def log_to_stderr() -> None:
+    """Tell on stderr what steelyard logs."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("steelyard").setLevel(logging.INFO)
 
 
 def refuse_foreign_files(folder: Path, own: Collection[str]) -> None:

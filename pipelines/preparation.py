@@ -1,6 +1,5 @@
 """`steelyard prepare`: the data alone, on this machine."""
 
-import logging
 import os
 import resource
 import sys
@@ -8,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.output import DATASET_HOLDS, refuse_foreign_files
+from pipelines.output import DATASET_HOLDS, log_to_stderr, refuse_foreign_files
 from pipelines.project import read_user_file, resolved
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.prepare import prepare
@@ -74,7 +73,7 @@ def prepare_file(params: Path, output: Path, workers: int | None) -> Prepared:
     """
     parsed = Params.from_yaml(read_user_file(params), str(params))
     refuse_foreign_files(output, DATASET_HOLDS)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    log_to_stderr()
     started = time.monotonic()
     dataset = prepare(
         parsed.data.at(resolved(parsed.data.address, params.parent)),

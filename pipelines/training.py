@@ -2,12 +2,11 @@
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.output import claimed, refuse_foreign_files
+from pipelines.output import claimed, log_to_stderr, refuse_foreign_files
 from pipelines.project import read_user_file
 from steelyard.bundle import WEIGHTS_FILE, ModelBundle, Stop
 from steelyard.contract import Contract
@@ -106,7 +105,7 @@ def train_file(
     candidate = _candidate(params, name, dataset)
     client = _client(contract, dataset) if contract else None
     refuse_foreign_files(output, OUTPUT_HOLDS)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    log_to_stderr()
     tracking = _tracking()
     if candidate.halving and not (client and tracking):
         logging.warning("%s: is trained to its end, as halving takes --contract and MLFLOW_TRACKING_URI", name)

@@ -13,6 +13,8 @@ from steelyard.yaml_file import Strict, nearest, parse
 
 _LIMIT = re.compile(r"(>=|<=)\s*([0-9.eE+-]+)")
 _DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,33}[a-z0-9])?")
+CLOSE = 1e-9  # of a number: so little can't tell worst from ideal
+READABLE = "from 1e-12 to 1e12"
 TRIAL = "-trial"  # ends the name under which a client's next model is tried in the cluster
 
 
@@ -118,11 +120,17 @@ class Contract(Strict):
         total = sum(preference.weight for preference in self.metrics.values())
         if not 0 < total < math.inf:
             raise ValueError("metrics: at least one weight must be above 0, and their sum finite")
+        if self.price_per_hour is not None and not _readable(self.price_per_hour):
+            raise ValueError(f"price_per_hour: must be {READABLE}")
         if "images_per_dollar" in self.metrics and self.price_per_hour is None:
             raise ValueError(
                 "metrics.images_per_dollar: needs price_per_hour, in dollars, of the hardware that answers"
             )
         return self
+
+
+def _readable(number: float) -> bool:
+    return 1e-12 <= number <= 1e12
 
 
 def _check(name: str, preference: Preference) -> None:
@@ -132,8 +140,8 @@ def _check(name: str, preference: Preference) -> None:
         raise ValueError(
             f"metrics.{name}: unknown metric{nearest(name, known_names())}; known are: {', '.join(known_names())}"
         ) from None
-    if preference.worst == preference.ideal:
-        raise ValueError(f"metrics.{name}: worst and ideal are equal")
+    if math.isclose(preference.worst, preference.ideal, rel_tol=CLOSE, abs_tol=0):
+        raise ValueError(f"metrics.{name}: worst and ideal are equal, or nearly so")
     if (preference.ideal > preference.worst) != read.higher_is_better:
         better = "higher" if read.higher_is_better else "lower"
         raise ValueError(f"metrics.{name}: {better} is better, so ideal must be {better} than worst")
@@ -142,6 +150,8 @@ def _check(name: str, preference: Preference) -> None:
     values = (preference.worst, preference.ideal, preference.limit or 0.0)
     if not all(math.isfinite(number) and number >= 0 for number in values):
         raise ValueError(f"metrics.{name}.must: must be a finite number of at least 0")
+    if any(number and not _readable(number) for number in values):
+        raise ValueError(f"metrics.{name}: worst, ideal and must are {READABLE}, or 0")
     if read.unit == "fraction" and max(values) > 1:
         raise ValueError(f"metrics.{name}: is a fraction, so worst, ideal and must are at most 1 (95 % is 0.95)")
     if preference.must and preference.must.startswith(">=") != read.higher_is_better:

@@ -18,7 +18,7 @@ from steelyard.evaluation.mistakes import LONGEST_SIDE
 from steelyard.evaluation.roc import roc_curves
 from steelyard.evaluation.scorecard import Scorecard
 from steelyard.metrics import CHIEF, METRICS, metric
-from steelyard.page import NARROW_SPACE, environment
+from steelyard.page import environment
 from steelyard.report.charts import (
     Curves,
     Matrix,
@@ -35,7 +35,7 @@ from steelyard.report.classes import ClassRates, class_rates, confused
 from steelyard.report.pareto import pareto
 from steelyard.report.reasons import formulas, misses, needs, turning_points, weight_space
 from steelyard.selection.selection import Selection
-from steelyard.selection.why import preferred, sensitivity
+from steelyard.selection.why import chance, preferred, sensitivity
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -290,7 +290,7 @@ def _environment() -> "Environment":
         "full_unit": lambda name: metric(name).unit,
         "limit": _limit,
         "where": _where,
-        "chance": _chance,
+        "chance": chance,
         "clipped": _clipped,
     }
     made.globals |= {
@@ -316,13 +316,6 @@ def _unit(name: str) -> str:
 def _where(name: str) -> str:
     """Say where a quality was measured, so that it is not taken for a test figure."""
     return "on validation, " if metric(name).quality else ""
-
-
-def _chance(probability: float) -> str:
-    """Write a probability that was estimated from draws: never as certain where it is not."""
-    nearest = min(0.99, max(0.01, probability))
-    sign = ">" if probability > nearest else "<" if probability < nearest else ""
-    return f"{sign}{NARROW_SPACE if sign else ''}{100 * nearest:.0f}{NARROW_SPACE}%"
 
 
 def _clipped(name: str) -> str:

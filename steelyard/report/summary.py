@@ -7,7 +7,7 @@ from steelyard.evaluation.measurement import Measurement
 from steelyard.metrics import metric
 from steelyard.report.reasons import formulas
 from steelyard.selection.selection import Cost, Selection
-from steelyard.selection.why import percent, sensitivity, value
+from steelyard.selection.why import chance, sensitivity, value
 
 
 def summary(selection: Selection) -> str:
@@ -65,7 +65,7 @@ def _leaderboard(selection: Selection) -> str:
             [
                 ranked.candidate,
                 f"{ranked.utility:.3f}",
-                "" if ranked.p_best is None else percent(ranked.p_best),
+                "" if ranked.p_best is None else chance(ranked.p_best),
                 *("{} ({})".format(*_written(name, ranked.measured[name])) for name in selection.weights),
                 _cost(ranked.cost),
                 ", ".join(mark for mark, holds in marks if holds),

@@ -9,6 +9,7 @@ from steelyard.contract import Contract, Preference
 from steelyard.evaluation.answers import Answers, MaskCounts, SplitOutputs
 from steelyard.evaluation.bounds import measure_quality, proportion_bound
 from steelyard.evaluation.measurement import LEVEL
+from steelyard.evaluation.times import QUANTILES, samples_needed
 from steelyard.metrics import class_of, metric, rank_of
 from steelyard.selection.utility import weight_shares
 from steelyard.selection.why import value
@@ -117,6 +118,8 @@ def _limit(name: str, preference: Preference) -> list[str]:
     if not (metric(name).quality or metric(name).timed) or name == "peak_memory_mib":
         return [f"{told}; whoever misses that is out"]
     lines = [f"{told}, with {CERTAIN} certainty; whoever can't be shown to keep that is out"]
+    if name in QUANTILES:
+        lines.append(f"fewer than {samples_needed(QUANTILES[name]):,} independent times can't show that")
     images = images_needed(name, preference)
     if images == 0:
         lines.append("no number of images can show that: leave some room for an error not yet seen")

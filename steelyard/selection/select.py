@@ -61,6 +61,7 @@ def select(scorecards: Sequence[Scorecard], contract: Contract, seed: int = 0, s
         winner = eligible[decision.winner].scorecard
     chosen = next((ranked for ranked in ranking if winner and ranked.candidate == winner.candidate), None)
     why = why_this_one(chosen, ranking, contract, champion) if chosen else why_nobody(rejected, contract)
+    why += _unsure(eligible, contract) if len(eligible) > 1 else ""
     return Selection(
         client=contract.client,
         winner=winner.candidate if winner else None,
@@ -240,14 +241,10 @@ def _oriented(eligible: Sequence[_Entrant], contract: Contract) -> Floats:
 
 def _resampled_utilities(eligible: Sequence[_Entrant], contract: Contract, seed: int) -> Floats | None:
     """Return utilities (resamples, candidates), or None where the answers or times behind a metric are not enough."""
+    if _unsure(eligible, contract):
+        return None
     cards = [entrant.scorecard for entrant in eligible]
-    shares = {name: share for name, share in weight_shares(contract).items() if share}
-    of_images = [name for name in shares if metric(name).quality]
-    of_rounds = [name for name in shares if name in RESAMPLED_TIMES]
-    if of_images and not all(card.keeps_answers for card in cards):
-        return None
-    if of_rounds and not all(card.times and len(card.times.throughput_R) >= FEWEST_ROUNDS for card in cards):
-        return None
+    shares, of_images, of_rounds = _resampled(contract)
     drawn_BK: dict[str, NDArray[np.floating]] = {}
     if of_images:
         drawn_BK |= resample_quality(_same_images(cards), cards[0].index.classes, of_images, seed)
@@ -258,6 +255,24 @@ def _resampled_utilities(eligible: Sequence[_Entrant], contract: Contract, seed:
         values = drawn_BK.get(name, np.array([entrant.measured[name].value for entrant in eligible]))
         total_BK += share * desirability(name, values, contract.metrics[name])
     return total_BK
+
+
+def _unsure(eligible: Sequence[_Entrant], contract: Contract) -> str:
+    """Say whose answers or times are too few to be resampled; "" where nobody's are."""
+    _, of_images, of_rounds = _resampled(contract)
+    for card in (entrant.scorecard for entrant in eligible):
+        if of_images and not card.keeps_answers:
+            return f" How sure this is can't be told: {card.candidate} kept no answers."
+        if of_rounds and not (card.times and len(card.times.throughput_R) >= FEWEST_ROUNDS):
+            return f" How sure this is can't be told: {card.candidate} was timed in fewer than {FEWEST_ROUNDS} rounds."
+    return ""
+
+
+def _resampled(contract: Contract) -> tuple[dict[str, float], list[str], list[str]]:
+    """Return the shares of the metrics that have a weight, and which are resampled by images and by rounds."""
+    shares = {name: share for name, share in weight_shares(contract).items() if share}
+    of_images = [name for name in shares if metric(name).quality]
+    return shares, of_images, [name for name in shares if name in RESAMPLED_TIMES]
 
 
 def _same_images(scorecards: Iterable[Scorecard]) -> Iterator[Answers]:

@@ -105,3 +105,11 @@ class Selection(Index):
     dataset: DatasetRef
     seed: int
     contract: dict[str, object]
+
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Utility and, where it is known, P(best) of each candidate."""
+        return {
+            "utility": {ranked.candidate: ranked.utility for ranked in self.ranking},
+            "p_best": {ranked.candidate: ranked.p_best for ranked in self.ranking if ranked.p_best is not None},
+        }

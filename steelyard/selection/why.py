@@ -76,13 +76,22 @@ def sensitivity(selection: Selection) -> list[str]:
         return []
     if len(selection.ranking) == 1:
         return ["Only one candidate is eligible: no weights can change the choice, only other limits could."]
-    kept = [f"Without the champion's right to stay {choice} would win; what follows is about {choice}."]
     return [
-        *(kept if choice != selection.winner else []),
+        *_kept(selection, choice),
         *_turning_points(found, selection.weights),
         _smallest_change(found.flip, selection.weights),
         f"{choice} wins under {percent(found.all_weights[choice])} of all possible weights, and under "
         f"{percent(found.near_weights[choice])} of those within 20 % of the client's.",
+    ]
+
+
+def _kept(selection: Selection, choice: str) -> list[str]:
+    if selection.winner != selection.champion:
+        return []
+    alone = f": by the weights alone {choice} would win" if choice != selection.winner else ""
+    return [
+        f"{selection.winner} serves now, and stays unless another is better by more than the switching margin. "
+        f"What follows leaves that right out{alone}."
     ]
 
 
@@ -113,7 +122,16 @@ def _smallest_change(flip: Flip | None, shares: Mapping[str, float]) -> str:
 
 def percent(share: float) -> str:
     """Write a share with three digits, so that nothing that counts is rounded away."""
-    return f"{100 * share:.3g}{NARROW_SPACE}%" if share == 0 or share >= 0.001 else f"less than 0.1{NARROW_SPACE}%"
+    if 0 < share < 0.001 or 0.999 < share < 1:
+        return f"{'less' if share < 0.5 else 'more'} than {0.1 if share < 0.5 else 99.9}{NARROW_SPACE}%"
+    return f"{100 * share:.3g}{NARROW_SPACE}%"
+
+
+def chance(probability: float) -> str:
+    """Write a probability that was estimated from draws: never as certain where it is not."""
+    nearest = min(0.99, max(0.01, probability))
+    sign = ">" if probability > nearest else "<" if probability < nearest else ""
+    return f"{sign}{NARROW_SPACE if sign else ''}{100 * nearest:.0f}{NARROW_SPACE}%"
 
 
 def in_words(violation: Violation) -> str:

@@ -17,10 +17,15 @@ LONGEST_NAME = 250  # mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH
 
 def log_measurements(client: "MlflowClient", run_id: str, group: str, measured: Mapping[str, Measurement]) -> None:
     """Log the values of `measured` as GROUP/METRIC."""
+    log_values(client, run_id, group, {name: m.value for name, m in measured.items()})
+
+
+def log_values(client: "MlflowClient", run_id: str, group: str, values: Mapping[str, float]) -> None:
+    """Log values as GROUP/NAME."""
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
-    points = [Metric(_mlflow_name(group, name), m.value, now_ms, 0) for name, m in measured.items()]
+    points = [Metric(_mlflow_name(group, name), value, now_ms, 0) for name, value in values.items()]
     client.log_batch(run_id, metrics=points)
 
 

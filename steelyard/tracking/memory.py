@@ -9,6 +9,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -126,7 +127,7 @@ class Memory:
             log.info("the test split of %s was read %d times before", run.info.run_name, before)
 
     def _scorecard(self, run: "Run", hardware_class: str | None) -> Scorecard:
-        card = Scorecard.read(self._fetched(run, "scorecard"))
+        card = Scorecard.read(_whole(self._fetched(run, "scorecard")))
         card = replace(card, index=card.index.model_copy(update={"remembered": True}))
         return self._timed(card, run, hardware_class) if hardware_class else card
 
@@ -141,7 +142,10 @@ class Memory:
     def _fetched(self, run: "Run", place: str) -> Path:
         """Return a folder of a run: in place where artifacts are local files, else a copy in the cache."""
         if self._cache is None:
-            return self._downloaded(run, place)
+            from mlflow.utils.file_utils import local_file_uri_to_path
+
+            lies = Path(local_file_uri_to_path(run.info.artifact_uri)) / place
+            return lies if lies.exists() else self._downloaded(run, place)
         kept = self._cache / run.info.run_id / place
         if not kept.exists():
             with new_folder(kept) as partial, tempfile.TemporaryDirectory() as temporary:
@@ -222,6 +226,14 @@ def _named_apart(cards: Sequence[Scorecard], taken: Collection[str]) -> list[Sco
 def _with_key(card: Scorecard) -> Scorecard:
     name = f"{card.candidate[:50]}-{card.index.run_key[:8]}"
     return replace(card, index=card.index.model_copy(update={"candidate": name}))
+
+
+def _whole(folder: Path) -> Path:
+    """Refuse what was cut short now, as answers are read only once others were chosen among."""
+    for file in folder.glob("*.npz"):
+        if not zipfile.is_zipfile(file):
+            raise ArtifactError(f"{file}: is damaged")
+    return folder
 
 
 def _untimed(scorecard: Scorecard) -> Scorecard:

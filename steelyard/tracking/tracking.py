@@ -20,7 +20,7 @@ from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
 from steelyard.smoke_test import SMOKE_FILE, SmokeTest
 from steelyard.tracking.claims import Claim, Claims
-from steelyard.tracking.measurements import log_measurements
+from steelyard.tracking.measurements import log_measurements, log_values
 from steelyard.tracking.memory import Memory
 from steelyard.tracking.server import TrackingServer
 from steelyard.tracking.training_run import LONGEST_TAG, TrainingRun, Trainings
@@ -204,6 +204,8 @@ class Tracking:
         with self._run(f"select {selection.client}", tags) as run_id:
             self._log_params(run_id, {"contract": selection.contract})
             log_measurements(self._client, run_id, "test", selection.test)
+            for group, values in selection.figures.items():
+                log_values(self._client, run_id, group, values)
             if selection.utility is not None:
                 self._client.log_metric(run_id, "utility", selection.utility)
             for name in ("selection.json", "report.html", "summary.md"):

@@ -181,6 +181,8 @@ def _select(measured: Path, contract: str, folder: Path) -> str:
         winner=_at(folder / "winner"),
         report=_at(folder / "report.html"),
         summary=_at(folder / "summary.md"),
+        metrics=dsl.Metrics(uri=str(folder / "metrics")),
+        classification=dsl.ClassificationMetrics(uri=str(folder / "classification")),
     )
     return winner
 

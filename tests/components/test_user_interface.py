@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from kfp import dsl
 
-from components.user_interface import show
+from components.user_interface import show, show_choice
 from steelyard.data.dataset import DatasetRef
 from steelyard.evaluation.answers import Answers, MaskCounts, SplitOutputs
 from steelyard.evaluation.bounds import measure_quality
 from steelyard.evaluation.scorecard import Scorecard, ScorecardIndex
+from steelyard.selection.publish import choose
+from tests.steelyard.selection.selection_kit import contract, with_answers
 
 CLASSES = ("land", "water")
 
@@ -57,3 +59,15 @@ def test_a_failed_candidate_shows_why() -> None:
     metrics, classification = shown("classification", None, failure="training: diverged")
     assert metrics.metadata == {"failure": "training: diverged"}
     assert classification.metadata == {}
+
+
+def test_a_choice_is_drawn_as_the_winner_with_utility_and_chance_of_all() -> None:
+    cards = [with_answers("better", hit_rate=0.95, names=("accuracy",)), with_answers("worse", names=("accuracy",))]
+    metrics, classification = dsl.Metrics(uri="m"), dsl.ClassificationMetrics(uri="c")
+    show_choice(choose(cards, contract()), cards, metrics, classification)
+    assert metrics.metadata["accuracy"] == cards[0].index.validation["accuracy"].value
+    assert metrics.metadata["latency_p50_ms"] == 2.0
+    assert metrics.metadata["utility[better]"] > metrics.metadata["utility[worse]"]
+    assert metrics.metadata["p_best[better]"] + metrics.metadata["p_best[worse]"] == pytest.approx(1)
+    assert "test_accuracy" in metrics.metadata
+    assert sum(map(sum, matrix(classification))) == 400

@@ -38,6 +38,12 @@ def test_limits_are_read_in_the_metric_s_unit() -> None:
         ('">= 0.92"', '">= 1e999"', r"metrics\.accuracy\.must: must be a finite number"),
         ("worst: 0.9, ideal: 0.995", "worst: 90, ideal: 99.5", r"metrics\.accuracy: is a fraction"),
         ("client: acme", "client: Acme Corp", r"client: must be a DNS label"),
+        (
+            "ideal: 0.5",
+            "ideal: 19.999999999999996",
+            r"metrics\.latency_p95_ms: worst and ideal are equal, or nearly so",
+        ),
+        ("<= 25", "<= 1e308", r"metrics\.latency_p95_ms: worst, ideal and must are from 1e-12 to 1e12"),
         ("client: acme", "", r"client: is missing"),
     ],
 )
@@ -86,6 +92,7 @@ def test_names_that_only_look_like_metrics_are_unknown(name: str) -> None:
     [
         ("price_per_hour: 0", "price_per_hour: .*greater than 0"),
         ("price_per_hour: -1", "price_per_hour: .*greater than 0"),
+        ("price_per_hour: 1.0e-320", "price_per_hour: must be from 1e-12 to 1e12"),
         ("switching_margin: 1", "switching_margin: .*less than 1"),
         ("epsilon: -0.1", "epsilon: .*greater than or equal to 0"),
         ("hardware_klass: cpu", "hardware_klass: unknown key; did you mean 'hardware_class'"),

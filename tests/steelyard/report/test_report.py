@@ -318,7 +318,7 @@ def test_a_champion_that_is_kept_is_marked_and_the_weights_are_said_to_prefer_an
     page = report(tmp_path, *cards, contract=ACME + "switching_margin: 0.5", champion="serving")
     assert page.all("h1") == ["serving"]
     assert "serving winner serves now" in section(page, "Leaderboard")
-    assert "Without the champion's right to stay better would win" in section(page, "What would flip the choice")
+    assert "leaves that right out: by the weights alone better would win" in section(page, "What would flip the choice")
     assert "over serving, which serves now" in section(page, "Provenance")
 
 

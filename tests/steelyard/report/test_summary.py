@@ -66,7 +66,13 @@ def test_nobody_is_an_answer() -> None:
 def test_a_champion_that_is_kept_is_marked() -> None:
     told = summary(chosen(card("serving", 0.95, 1.0), card("better", 0.99, 1.0), champion="serving"))
     assert "winner, serves now" in told
-    assert "Without the champion's right to stay better would win" in told
+    assert "leaves that right out: by the weights alone better would win" in told
+
+
+def test_a_champion_that_would_win_anyway_is_told_to_be_harder_to_replace_than_the_weights_say() -> None:
+    told = summary(chosen(card("serving", 0.99, 1.0), card("worse", 0.95, 1.0), champion="serving"))
+    assert "serving serves now, and stays unless another is better" in told
+    assert "What follows leaves that right out." in told
 
 
 def test_cells_may_hold_what_divides_them() -> None:

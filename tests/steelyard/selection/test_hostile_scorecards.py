@@ -111,6 +111,7 @@ def test_a_missing_file_of_answers_is_no_damage(split: str, folders: dict[str, P
     assert selection.winner == "first"
     assert (selection.test == {}) == (split == "test")
     assert (selection.ranking[0].p_best is None) == (split == "validation")
+    assert ("How sure this is can't be told: first kept no answers." in selection.why) == (split == "validation")
 
 
 def test_the_test_split_is_read_for_the_winner_alone_after_the_choice_and_each_time_noted(

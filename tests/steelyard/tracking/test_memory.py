@@ -1,5 +1,6 @@
 """What is remembered of trainings, against a real MLflow database and a real server of artifacts."""
 
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -165,6 +166,30 @@ def test_a_scorecard_whose_files_are_damaged_is_left_out_with_a_warning(
     file.write_text("{")
     assert tracking.memory().recall(field_of(card), None) == []
     assert "a remembered model is left out" in caplog.text
+
+
+def test_answers_that_were_cut_short_leave_a_model_out_before_others_are_chosen_among(
+    tracking: Tracking, measured: Scorecard, candidate: Candidate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = _train(tracking, measured, candidate, "k1")
+    tracking.memory().keep(card)
+    (file,) = (tmp_path / "mlartifacts").rglob("validation.npz")
+    os.truncate(file, file.stat().st_size // 2)
+    assert tracking.memory().recall(field_of(card), None) == []
+    assert "validation.npz: is damaged" in caplog.text
+
+
+def test_scorecards_beside_a_sqlite_file_are_read_where_they_lie(
+    tracking: Tracking, measured: Scorecard, candidate: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = _train(tracking, measured, candidate, "k1")
+    tracking.memory().keep(card)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (recalled,) = tracking.memory().recall(field_of(card), None)
+    assert recalled.folder is not None
+    assert (tmp_path / "mlartifacts") in recalled.folder.parents
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_model_whose_bundle_is_gone_competes_no_more_until_it_is_trained_again(

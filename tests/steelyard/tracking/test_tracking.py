@@ -254,6 +254,7 @@ def test_any_class_has_a_metric_name_of_its_own(tracking_uri: str, scorecard: Sc
     run, _ = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
     names = {name for name in run.data.metrics if name.startswith("test/")}
     assert len(names) == len(classes)
+    assert run.data.metrics["utility/one-layer"] == selection.utility
     assert {"test/precision/a b", "test/precision/v1.0", "test/precision/a:2cb"} <= names
 
 
