@@ -21,6 +21,10 @@ from steelyard.yaml_file import nearest
 if TYPE_CHECKING:
     from steelyard.tracking.tracking import Tracking
 
+OF_A_MODEL = (
+    *("weights_sha256", "remembered", "resumed_from_step", "images_per_s", "peak_mib", "device", "precision"),
+    *("onnx_max_diff", "micro_batch", "bundle", "page"),
+)
 OUTPUT_HOLDS = {"bundle", "checkpoints", "profile", "training.html", ".lock"}
 
 
@@ -73,10 +77,11 @@ class StoppedCandidate:
 
     candidate: str
     stopped: Stop
+    run_key: str
 
     def as_json(self) -> dict[str, object]:
-        """Return what `--json` prints."""
-        return {"stopped": self.stopped.model_dump(), "bundle": None}
+        """Return what `--json` prints: there is no model to tell of."""
+        return {"stopped": self.stopped.model_dump(), "run_key": self.run_key, **dict.fromkeys(OF_A_MODEL)}
 
     def as_text(self) -> str:
         """Return the summary for people."""
@@ -115,7 +120,8 @@ def train_file(
         try:
             trained = run_job(candidate, dataset, places, tracking, client)
         except Stopped as stopped:
-            return StoppedCandidate(candidate=name, stopped=Stop(rung=stopped.rung, reason=stopped.reason))
+            stop = Stop(rung=stopped.rung, reason=stopped.reason)
+            return StoppedCandidate(candidate=name, stopped=stop, run_key=stopped.run_key)
         write_training_page(trained.index, profile, page)
         return TrainedCandidate(bundle=trained, page=page)
 

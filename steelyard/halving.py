@@ -53,6 +53,21 @@ class Halving:
         self._records = Rungs(run, _comparable(dataset, contract))
         self._estimates: dict[str, float] | None = None
 
+    def recall(self) -> None:
+        """End the training before it begins, where an earlier one of it was ended.
+
+        Raises:
+            Stopped: says at which rung and why.
+        """
+        try:
+            for epoch, rung in self._rungs.items():
+                recorded = self._records.at(rung)
+                record = recorded.get(self._run_key)
+                if record is not None and record.goes_on is False:
+                    raise self._stopped(rung, epoch, record, len(recorded))
+        except TrackingAway as error:
+            log.warning("%s: begins without asking how far it came before: %s", self._candidate.name, error)
+
     def judge(self, epoch: Epoch, answers: Callable[[], Answers | None]) -> None:
         """End the training at a rung unless the candidate is among the best that were recorded there.
 
@@ -90,11 +105,14 @@ class Halving:
         self._estimates = record.estimates
         self._records.write(rung, record.model_copy(update={"goes_on": stays}))
         if not stays:
-            raise Stopped.at(
-                rung,
-                f"after epoch {epoch.epoch} of {self._candidate.training.epochs}, its utility of {record.utility:.3f} "
-                f"was not among the best {places(len(others) + 1)} of {len(others) + 1}",
-            )
+            raise self._stopped(rung, epoch.epoch, record, len(others) + 1)
+
+    def _stopped(self, rung: int, epoch: int, record: RungRecord, recorded: int) -> Stopped:
+        return Stopped.at(
+            rung,
+            f"after epoch {epoch} of {self._candidate.training.epochs}, its early utility of {record.utility:.3f} "
+            f"was not among the best {places(recorded)} of {recorded}",
+        )
 
     def _measured(self, epoch: Epoch, answered: Answers) -> RungRecord:
         names, classes = self._contract.metrics, self._dataset.index.classes

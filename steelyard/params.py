@@ -147,7 +147,7 @@ class Training(Strict):
     unfreeze: dict[str, Annotated[int, Field(ge=1)]] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Self:
@@ -189,11 +189,11 @@ class Candidate(Strict):
     """
 
     name: CandidateName
-    layers: tuple[Layer, ...] | None = None
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)] | None = None
     arch: str | None = None
     unet: UNet | None = None
     stem: Literal["standard", "small"] = "standard"
-    pretrained: bool | str = False
+    pretrained: bool | Annotated[str, Field(min_length=1)] = False
     pretrained_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     training: Training = Training()
     halving: bool = False  # of Params; not in the run key, as it decides how long is trained and not what
@@ -221,7 +221,9 @@ class Params(Strict):
     task: Literal["classification", "segmentation"]
     data: Data
     training: Training = Training()
-    halving: bool = False  # ends candidates whose first epochs are worth less to the client than those of others
+    halving: Annotated[bool, Field(strict=True)] = (
+        False  # ends candidates whose first epochs are worth less to the client than those of others
+    )
     candidates: dict[str, Candidate] = Field(default_factory=dict)
 
     @classmethod

@@ -23,7 +23,7 @@ settings.load_profile("repeatable")
 SMALL_PARAMS = """
 task: classification
 data: {source: digits, image_size: 8, grayscale: true, split: {train: 0.5, validation: 0.25, test: 0.25, seed: 42}}
-training: {epochs: 2, batch_size: 64, learning_rate: 0.01, seed: 0, precision: float32}
+training: {epochs: 2, batch_size: 64, learning_rate: 0.01, precision: float32, seed: 0}
 candidates:
   one-layer: {layers: [{flatten: true}, {dense: 32}]}
   small-cnn: {layers: [{conv: 8}, {pool: 2}, {flatten: true}]}

@@ -25,7 +25,7 @@ class Freezing:
             DoesNotFit: there is no such part.
         """
         self._body, self._unfreeze = network.body, unfreeze
-        known = {name for name, _ in network.body.named_modules()}
+        known = {name for name, _ in network.body.named_modules() if name}
         if unknown := set(unfreeze or ()) - known - {REST}:
             parts = ", ".join(name for name, _ in network.body.named_children())
             raise DoesNotFit(f"unfreeze: the network has no part {min(unknown)!r}; it has: {parts}")

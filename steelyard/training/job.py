@@ -118,12 +118,18 @@ class _Job(NamedTuple):
         return Checkpoints(address, self.places.store) if address else None
 
     def judge(self, run: "TrainingRun | None") -> "Judge | None":
-        """Return what may end the training at a rung, if anything."""
+        """Return what may end the training at a rung, if anything.
+
+        Raises:
+            Stopped: it was ended before.
+        """
         if not (run and self.contract and self.candidate.halving):
             return None
         from steelyard.halving import Halving
 
-        return Halving(self.candidate, self.dataset, self.contract, self.key, run).judge
+        halving = Halving(self.candidate, self.dataset, self.contract, self.key, run)
+        halving.recall()
+        return halving.judge
 
 
 def _train_in(processes: Processes | None, job: _Job, checkpoints: str, tracking: "Tracking | None") -> None:
@@ -162,8 +168,8 @@ def _train(job: _Job, address: str, tracking: "Tracking | None", group: "Group |
     candidate, dataset, places = job.candidate, job.dataset, job.places
     checkpoints = job.checkpoints(address)
     with tracking.training(job.key, candidate) if tracking else nullcontext() as run:
-        observe = run.observe if run else _unseen
-        trained = train(candidate, dataset, observe, checkpoints, job.weights, group or ALONE, job.judge(run))
+        observe, judge = run.observe if run else _unseen, job.judge(run)
+        trained = train(candidate, dataset, observe, checkpoints, job.weights, group or ALONE, judge)
         bundle = export(trained, candidate, dataset, job.key, places.bundle)
         if run:
             run.keep(bundle)

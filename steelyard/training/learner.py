@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -48,6 +49,7 @@ class Learner:
         self._floats, self._counters = _pairs(self.averaged, self.model)
         self.precision = precision(recipe, device)
         self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
+        self._answered_at_once = sys.maxsize
         self.best: dict[str, Tensor] = {}
         self._recipe, self._loss, self._steps = recipe, loss, steps
         self._device, self._group = device, group
@@ -98,10 +100,16 @@ class Learner:
 
     def answer(self, images_NHWC: Tensor) -> Tensor:
         """Return the logits (N, classes), or for masks (N, classes, H, W), of the weights that count."""
-        short_of_memory = self.micro_batch < self._recipe.batch_size
-        parts = torch.split(images_NHWC, self.micro_batch) if short_of_memory else (images_NHWC,)
         with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
-            return torch.cat([self.averaged(part_NHWC)[0].float() for part_NHWC in parts])
+            while True:
+                try:
+                    parts = torch.split(images_NHWC, self._answered_at_once)
+                    return torch.cat([self.averaged(part_NHWC)[0].float() for part_NHWC in parts])
+                except torch.OutOfMemoryError:
+                    tried = min(self._answered_at_once, len(images_NHWC))
+                    if tried <= 1:
+                        raise
+                self._answered_at_once = tried // 2
 
     def keep_best(self) -> None:
         """Remember the weights as the best so far."""

@@ -98,7 +98,10 @@ def _found(candidate: Candidate, store: ObjectStore | None, folder: Path) -> tup
         return file, stated
     file = Path(str(address)).expanduser()
     if not file.is_file():
-        raise UnusableWeights(f"pretrained: there is no file {file}")
+        raise UnusableWeights(
+            f"pretrained: there is no file {file.absolute()}: put the weights there, or give an s3:// address, "
+            "which pods can read too"
+        )
     return file, stated
 
 
@@ -131,7 +134,9 @@ def _read(file: Path) -> Mapping[str, "Tensor"]:
         raise UnusableWeights(f"{file}: can't be read: {first_line(error)}") from None
     except Exception as error:  # of the unpickler, which raises anything on other bytes
         raise UnusableWeights(f"{file}: is no state dict that can be read safely: {first_line(error)}") from None
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
         raise UnusableWeights(f"{file}: is no state dict, which maps names to tensors")
     return tensors
 

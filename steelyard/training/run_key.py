@@ -28,6 +28,8 @@ def run_key(candidate: Candidate, dataset: Dataset, pretrained_sha256: str = "")
         "training": candidate.training.model_dump(),
         "code": _code_digest(),
     }
+    if dataset.index.layout == "shards":  # within which images are shuffled
+        content["shards"] = dataset.index.shards
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

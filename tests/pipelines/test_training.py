@@ -136,4 +136,6 @@ def test_halving_by_a_contract_stops_the_poorer_one_and_says_at_which_rung(
     assert answers[0]["stopped"] is None
     assert (answers[1]["stopped"]["rung"], answers[1]["bundle"]) == (2, None)
     assert "not among the best 1 of 2" in answers[1]["stopped"]["reason"]
+    assert answers[1].keys() == answers[0].keys()
+    assert len(answers[1]["run_key"]) == 64
     assert list((tmp_path / "poor" / "checkpoints").rglob("*.json")), "which a later run goes on from"

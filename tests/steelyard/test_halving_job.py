@@ -60,7 +60,7 @@ def test_who_is_not_among_the_best_is_stopped_stays_so_and_serves_a_later_run_fr
     assert run_job(good, dataset, places(tmp_path), Tracking(tracking_uri), CONTRACT).index.remembered is False
     for _ in range(2):
         with pytest.raises(
-            Stopped, match=r"after epoch 1 of 4, its utility of .* was not among the best 1 of 2"
+            Stopped, match=r"after epoch 1 of 4, its early utility of .* was not among the best 1 of 2"
         ) as stop:
             run_job(poor, dataset, places(tmp_path), Tracking(tracking_uri), CONTRACT)
         assert stop.value.rung == 1
@@ -69,6 +69,7 @@ def test_who_is_not_among_the_best_is_stopped_stays_so_and_serves_a_later_run_fr
     client = MlflowClient(tracking_uri=tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name("steelyard").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED", "KILLED"]
+    assert sum("epoch" in line and line.startswith("poor: epoch") for line in caplog.messages) == 1, "learnt once"
     assert {run.data.tags["stopped"] for run in runs if run.info.run_name == "poor"} == {str(stop.value)}
     later = run_job(poor, dataset, places(tmp_path), Tracking(tracking_uri), OTHER)
     assert later.index.resumed_from_step > 0

@@ -44,6 +44,10 @@ def test_a_candidate_survives_the_way_through_a_pipeline_where_every_number_is_a
         ("resnet18: {", "Res Net: {", r"candidates\.Res Net\.name: a candidate's name has"),
         ("task: classification", "task: clasification", r"task: input should be 'classification'"),
         ("task: classification", "", r"task: is missing"),
+        ("task: classification", "task: classification\nhalving: 'true'", r"halving: .*valid boolean"),
+        ("epochs: 12", "seed: 18446744073709551616", r"training\.seed: .*less than 18446744073709551616"),
+        ("arch: resnet18", "arch: resnet18, pretrained: ''", r"candidates\.resnet18\.pretrained"),
+        ("arch: resnet18", "layers: []", r"candidates\.resnet18\.layers: .*at least 1 item"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(wrong: str, right: str, complaint: str) -> None:

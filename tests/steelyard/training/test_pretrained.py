@@ -121,9 +121,14 @@ def code(file: Path, theirs: Path) -> None:
     torch.save({"conv1.weight": print}, file)
 
 
+def nameless(file: Path, theirs: Path) -> None:
+    torch.save({1: torch.zeros(1)}, file)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
+        (nameless, "is no state dict, which maps names to tensors"),
         (truncated, "can't be read|read safely"),
         (of_another, r"holds layer1\.2\.\S+ and \d+ more that the network has not"),
         (of_less, r"lacks bn1\.weight and \d+ more that the network has"),

@@ -119,7 +119,7 @@ def learner(most: int, **recipe: object) -> Learner:
     torch.manual_seed(0)
     network = Network(Cramped(most), 8, 4)
     model = Normalised(network, np.full(3, 0.5), np.full(3, 0.25))
-    cpu, settings = torch.device("cpu"), Training.model_validate({"batch_size": 64, **recipe})
+    cpu, settings = torch.device("cpu"), Training.model_validate({"batch_size": 64, "precision": "float32", **recipe})
     return Learner(model, settings, Loss(settings, "abcd", cpu), 10, cpu)
 
 
@@ -133,6 +133,12 @@ def test_a_full_device_gets_smaller_parts_and_the_same_step(caplog: pytest.LogCa
         torch.testing.assert_close(cramped.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
     assert "going on with 16 images at a time" in caplog.text
     torch.testing.assert_close(cramped.answer(IMAGES_NHWC), roomy.answer(IMAGES_NHWC), rtol=1e-4, atol=1e-5)
+
+
+def test_answers_that_do_not_fit_are_given_in_parts_and_batches_are_learnt_whole() -> None:
+    roomy, cramped = learner(most=64), learner(most=20, batch_size=16)
+    torch.testing.assert_close(cramped.answer(IMAGES_NHWC), roomy.answer(IMAGES_NHWC), rtol=1e-4, atol=1e-5)
+    assert cramped.micro_batch == 17
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])

@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +162,9 @@ def test_the_run_key_holds_what_decides_the_weights_and_nothing_else(candidate: 
     key = run_key(candidate, dataset)
     assert run_key(candidate.model_copy(update={"name": "renamed"}), dataset) == key
     assert run_key(_with(candidate, seed=7), dataset) != key
+    shards = dataset.index.model_copy(update={"layout": "shards", "shards": {"train": ("0.tar",)}})
+    streamed = SimpleNamespace(index=shards, ref=dataset.ref)
+    assert run_key(candidate, streamed) != key, "shards are shuffled otherwise"  # type: ignore[arg-type]
     assert run_key(Candidate.model_validate({"name": "x", "arch": "resnet18"}), dataset) != key
 
 
