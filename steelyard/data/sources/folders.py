@@ -21,7 +21,7 @@ class EncodedFiles(Source):
 
     def load(self, item: Item, shape: Shape) -> Sample:
         """Decode one file."""
-        return Sample(*decode_sized(self.files.read(item.path), shape))
+        return Sample(*decode_sized(self.files.read(item.path), shape)[:3])
 
 
 class ClassFolders(EncodedFiles):

@@ -137,7 +137,7 @@ class _Pages:
         read = self._read
         if item.path not in read:
             self._read = read = {path: self._files.read(path) for path in (item.path, item.mask)}
-        image = Sample(*decode_sized(read[item.path], shape, item.part))
+        image = Sample(*decode_sized(read[item.path], shape, item.part)[:3])
         mask = _mask(read[item.mask], item.part, self._colored)
         if mask.shape[:2] != (image.height, image.width):
             raise UnreadableImage(
