@@ -15,6 +15,7 @@ from zlib import crc32
 from steelyard.errors import SourceError, UnreadableImage
 from steelyard.store import ObjectStore, is_remote, needed
 
+MAX_FILE_MIB = 256  # of an image: the 50 megapixels that are decoded have 191 as RGBA without compression
 MOST_TOGETHER, CUTS = 2**14, 2**8  # of the files of a folder; one in so many ends what is listed together
 
 
@@ -54,11 +55,11 @@ class Files(Protocol):
             StoreError: the store does not answer.
         """
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return a file's bytes.
 
         Raises:
-            UnreadableImage: it can't be read.
+            UnreadableImage: it can't be read, or is larger than `most_mib`.
             StoreError: the store does not answer.
         """
 
@@ -131,10 +132,11 @@ class LocalFiles:
         except OSError as error:
             raise SourceError(f"data.source: {self.address}/{path}: {error.strerror}") from None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return a file's bytes."""
         try:
             with open(os.path.join(self.address, path), "rb", buffering=0) as stream:
+                _check_size(os.fstat(stream.fileno()).st_size, most_mib)
                 return stream.read()
         except OSError as error:
             raise UnreadableImage(f"can't be read: {error.strerror}") from None
@@ -168,12 +170,19 @@ class RemoteFiles:
             response.auto_close = False  # type: ignore[attr-defined]  # or the wrapper finds it closed at its end
             yield io.BufferedReader(response)  # type: ignore[type-var]
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return an object's bytes."""
         try:
-            return self.store.read(f"{self.address.rstrip('/')}/{path}")
+            with self.store.stream(f"{self.address.rstrip('/')}/{path}") as response:
+                _check_size(int(response.headers["Content-Length"]), most_mib)  # type: ignore[attr-defined]
+                return response.read()
         except SourceError:
             raise UnreadableImage("does not exist") from None
+
+
+def _check_size(size: int, most_mib: float) -> None:
+    if size > most_mib * 2**20:
+        raise UnreadableImage(f"is larger than {most_mib} MiB")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from steelyard.store import ObjectStore
 log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 2**33  # of pixels; more of them are streamed
-DECODER = 2  # counted up when decoding gives other pixels than before
+DECODER = 3  # counted up when decoding gives other pixels than before
 
 
 def prepare(

@@ -110,6 +110,12 @@ def bomb(file: Path) -> Pixels | str:
     return "has more than 50 megapixels"
 
 
+def too_large(file: Path) -> Pixels | str:
+    with file.open("wb") as stream:
+        stream.truncate(2**31)
+    return "is larger than 256 MiB"
+
+
 def link_to_itself(file: Path) -> Pixels | str:
     file.symlink_to(file.name)
     return "can't be opened: Too many levels of symbolic links"
@@ -176,6 +182,7 @@ MAKERS: list[tuple[bytes, Maker]] = [
     (b"cat/empty.png", empty),
     (b"cat/text.png", text),
     (b"cat/bomb.png", bomb),
+    (b"cat/film.jpg", too_large),
     (b"cat/itself.png", link_to_itself),
     (b"itself", link_to_itself),
     (b"cat/nothing.png", link_to_nothing),

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.files import files_at
 from steelyard.data.item import Item
 from steelyard.data.sources.choose import open_source
-from steelyard.errors import SourceError
+from steelyard.errors import SourceError, UnreadableImage
 from steelyard.params import Data
 from steelyard.store import ObjectStore
 from tests.s3_server import uploaded
@@ -356,6 +357,14 @@ def test_a_store_is_read_by_several_processes(tmp_path: Path, store: ObjectStore
     assert digests(prepared(address, tmp_path / "remote", store, workers=2)) == digests(
         prepared(source, tmp_path / "local", workers=1)
     )
+
+
+def test_an_object_that_is_too_large_is_not_read(tmp_path: Path, store: ObjectStore) -> None:
+    (tmp_path / "1.png").write_bytes(bytes(3 * 2**20))
+    files = files_at(uploaded(tmp_path, store), store)
+    assert len(files.read("1.png", most_mib=3)) == 3 * 2**20
+    with pytest.raises(UnreadableImage, match=r"^is larger than 2 MiB$"):
+        files.read("1.png", most_mib=2)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/nothing", "s3://nowhere/images", "s3://bucket/nothing.csv"])
