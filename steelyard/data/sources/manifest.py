@@ -36,7 +36,7 @@ class Manifest(EncodedFiles):
                 raise SourceError(f"data.source: {self.name}: lists no images")
 
     def _item(self, row: dict[str, Any]) -> Item:
-        path, label = str(row.get("path") or ""), str(row["label"] if row.get("label") is not None else "")
+        path, label = str(row.get("path") or ""), str(row["label"] if row.get("label") is not None else "").strip()
         split = str(row.get("split") or "").strip().lower()
         problem = "has no path" if not path else "has no label" if not label else ""
         if split and split not in SPLIT_NAMES:
@@ -46,15 +46,15 @@ class Manifest(EncodedFiles):
             path=path,
             version=entry.version if entry else "",
             label=label,
-            group=str(row.get("group") or ""),
+            group=str(row.get("group") or "").strip(),
             split=SPLIT_NAMES.get(split, ""),
             problem=problem or (entry.problem if entry else ""),
         )
 
     def _csv(self, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
-        reader = csv.DictReader(text, skipinitialspace=True)
+        reader = csv.DictReader(text, skipinitialspace=True, strict=True)  # else a quote too many hides what follows
         try:
-            columns = reader.fieldnames or ()
+            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             missing = [name for name in ("path", "label") if name not in columns]
             if missing:
                 raise SourceError(

@@ -159,8 +159,9 @@ def test_a_manifest_says_label_split_and_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("encoding", "end"), [("utf-8", "\n"), ("utf-8-sig", "\n"), ("utf-8", "\r\n")])
 def test_a_manifest_may_come_from_a_spreadsheet(tmp_path: Path, encoding: str, end: str) -> None:
     save(tmp_path / "été.png", noise(1))
-    file = csv_file(tmp_path, f"path, label{end}été.png, fougère{end}{end}", encoding)
+    file = csv_file(tmp_path, f"path, label , group {end}été.png, fougère , 7 {end}{end}", encoding)
     assert labels(file) == {"été.png": ("fougère", "")}
+    assert listed(file)["été.png"].group == "7"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,8 @@ def test_a_manifest_may_come_from_a_spreadsheet(tmp_path: Path, encoding: str, e
         ("path,class\na.png,cat\n", "lacks the column 'label'; it has: path, class"),
         ("path,label\n", "lists no images"),
         (f"path,label\na.png,cat\n{'x' * 200_000},cat\n", "line 3: field larger than field limit"),
+        ('path,label\na.png,cat\nb.png,"cat\nc.png,dog\n', "line 4: unexpected end of data"),
+        ('path,label\na.png,"cat\nb.png,"dog\nc.png,dog\n', "line 3: ',' expected after '\"'"),
     ],
 )
 def test_a_csv_manifest_that_says_too_little_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
@@ -211,6 +214,7 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path: Path, name: str) -> Non
             "its split 'trian' is none of train, validation and test",
         ),
         ({"path": "a.png", "label": ""}, "has no label"),
+        ({"path": "a.png", "label": " "}, "has no label"),
         ({"path": "a.png"}, "has no label"),
         ({"path": "", "label": "cat"}, "has no path"),
         ({"label": "cat"}, "has no path"),
