@@ -44,6 +44,9 @@ class Files(Protocol):
     def folders(self) -> Iterator[str]:
         """Yield the names of the folders at the top, but for those that begin with '.'."""
 
+    def below(self, folder: str) -> "Files":
+        """Return what lies below a folder."""
+
     def entry(self, path: str) -> Entry:
         """Return one file, of which it need not be known whether it exists."""
 
@@ -119,6 +122,10 @@ class LocalFiles:
         with os.scandir(self.address) as entries:
             yield from (found.name for found in entries if _is_folder(found) and not found.name.startswith("."))
 
+    def below(self, folder: str) -> "LocalFiles":
+        """Return what lies below a folder."""
+        return LocalFiles(os.path.join(self.address, folder))
+
     def entry(self, path: str) -> Entry:
         """Return one file."""
         return _entry(path, Path(self.address, path))
@@ -158,6 +165,10 @@ class RemoteFiles:
     def folders(self) -> Iterator[str]:
         """Yield the first parts of the objects' names."""
         yield from (name for name in self.store.folders(self.address) if not name.startswith("."))
+
+    def below(self, folder: str) -> "RemoteFiles":
+        """Return what lies below a folder."""
+        return RemoteFiles(self.store, f"{self.address.rstrip('/')}/{folder}")
 
     def entry(self, path: str) -> Entry:
         """Return one object, as if objects never changed: asking for each would cost a request."""
