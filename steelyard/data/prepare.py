@@ -93,7 +93,8 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     bad = catalog.count("quarantined")
     with closing(decode_pending(job, catalog, workers)) as decoding:
         for more in decoding:
-            if (bad := bad + more) > allowed * listed:
+            bad += more
+            if _too_many(bad, listed, allowed):
                 break
     _refuse_too_many(catalog, listed, allowed)
     rows = catalog.next_row()
@@ -101,9 +102,14 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     catalog.state("rows", rows)
 
 
+def _too_many(bad: int, listed: int, allowed: float) -> bool:
+    """Return whether more than the allowed share is bad: 29 of 100 are 0.29, but 0.29 * 100 is less than 29."""
+    return bad > 0 and bad / listed > allowed
+
+
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
     bad = catalog.count("quarantined")
-    if bad > allowed * listed:
+    if _too_many(bad, listed, allowed):
         path, part, problem = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part").fetchone()
         raise SourceError(
             f"data.max_quarantined: {bad} of {listed} images are unreadable, more than the allowed "

@@ -297,3 +297,13 @@ def test_more_damage_than_allowed_stops_the_run_and_names_the_first(tmp_path: Pa
     with pytest.raises(SourceError, match=said):
         prepared(source, tmp_path / "out", max_quarantined=allowed)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("bad", "good", "allowed"), [(29, 71, 0.29), (7, 93, 0.07), (50, 6, 1.0)])
+def test_as_much_damage_as_allowed_is_allowed(tmp_path: Path, bad: int, good: int, allowed: float) -> None:
+    for number in range(good):
+        save(tmp_path / "source" / ("cat", "dog")[number % 2] / f"{number}.png", noise(number))
+    for number in range(bad):
+        (tmp_path / "source" / "cat" / f"bad{number}.png").write_bytes(b"")
+    dataset = prepared(tmp_path / "source", tmp_path / "out", max_quarantined=allowed)
+    assert len(dataset.index.quarantined) == bad
