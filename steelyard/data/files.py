@@ -2,9 +2,10 @@
 
 import io
 import os
+import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -47,8 +48,13 @@ class Files(Protocol):
     def below(self, folder: str) -> "Files":
         """Return what lies below a folder."""
 
-    def entry(self, path: str) -> Entry:
-        """Return one file, of which it need not be known whether it exists."""
+    def entries(self) -> AbstractContextManager[Callable[[str], Entry]]:
+        """Yield what returns the file at a path; one that does not exist has no version.
+
+        Raises:
+            SourceError: there is no such bucket.
+            StoreError: the store does not answer.
+        """
 
     def open(self, path: str) -> AbstractContextManager[IO[bytes]]:
         """Open a file for reading.
@@ -126,9 +132,10 @@ class LocalFiles:
         """Return what lies below a folder."""
         return LocalFiles(os.path.join(self.address, folder))
 
-    def entry(self, path: str) -> Entry:
-        """Return one file."""
-        return _entry(path, Path(self.address, path))
+    @contextmanager
+    def entries(self) -> Iterator[Callable[[str], Entry]]:
+        """Yield what returns the file at a path."""
+        yield lambda path: _entry(path, Path(self.address, path))
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -170,9 +177,18 @@ class RemoteFiles:
         """Return what lies below a folder."""
         return RemoteFiles(self.store, f"{self.address.rstrip('/')}/{folder}")
 
-    def entry(self, path: str) -> Entry:
-        """Return one object, as if objects never changed: asking for each would cost a request."""
-        return Entry(path, "")
+    @contextmanager
+    def entries(self) -> Iterator[Callable[[str], Entry]]:
+        """Yield what returns the object at a path: all are listed at once, as asking for each would cost a request."""
+        with closing(sqlite3.connect("")) as listed:  # a temporary file, of which little is in memory
+            listed.execute("CREATE TABLE objects (path TEXT PRIMARY KEY, version TEXT) WITHOUT ROWID")
+            listed.executemany("INSERT INTO objects VALUES (?, ?)", self.store.walk(self.address))
+
+            def entry(path: str) -> Entry:
+                found = listed.execute("SELECT version FROM objects WHERE path = ?", (path,)).fetchone()
+                return Entry(path, found[0] if found else "")
+
+            yield entry
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
