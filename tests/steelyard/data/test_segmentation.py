@@ -216,6 +216,21 @@ def test_black_and_white_are_two_values_or_two_colours(tmp_path: Path, table: di
     assert all((found[f"images/{number}.png", 0] == (indices(number) == 1)).all() for number in range(8))
 
 
+def test_a_class_without_pixels_and_one_with_few_are_warned_of(tmp_path: Path) -> None:
+    for split, number in ((split, number) for split in ("train", "val", "test") for number in range(3)):
+        mask_HW = np.zeros((SIDE, SIDE), np.uint8)
+        mask_HW[0, 0] = 1 if split == "train" else 7
+        save(tmp_path / "source" / split / "images" / f"{number}.png", noise(ord(split[1]) + number, SIDE, SIDE))
+        save(tmp_path / "source" / split / "masks" / f"{number}.png", mask_HW)
+    table = {"classes": {**VALUES["classes"], "never": 9}}
+    assert run(tmp_path / "source", tmp_path / "out", masks=table).index.warnings == (
+        "no pixels in train of: roof, never",
+        "no pixels in validation of: road, never",
+        "no pixels in test of: road, never",
+        "class imbalance: 765 training pixels of 'ground', 3 of 'road'",
+    )
+
+
 def test_a_mask_is_resized_without_new_values(tmp_path: Path) -> None:
     dataset = run(pairs(tmp_path / "source"), tmp_path / "out", image_size=(8, 40))
     for mask_HW in masks(dataset).values():
