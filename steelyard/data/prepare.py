@@ -65,8 +65,8 @@ def prepare(
         images.keep_splits(catalog, np.where(removed_N, 0, dealt.splits_N).astype(np.int8))
         tally = write_rows(images, classes, data.shape, masks=bool(masks))
         check_splits(tally.images, {} if masks else tally.counts, given, images.grouped)
-        index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data))
-        write_card(index, images, catalog)
+        index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data, catalog))
+        write_card(index, images, catalog, tally)
         if index.layout == "shards":
             index = _in_shards(index, partial, data.shards, store)
         index.write(partial / "dataset.json")

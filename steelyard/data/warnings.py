@@ -4,16 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS
 from steelyard.data.images import Images
-from steelyard.data.layout import Tally
+from steelyard.data.layout import FEW, Tally
 from steelyard.data.splits import Dealt
 from steelyard.params import Data
 
 IMBALANCE = 10  # times as many images, or pixels of masks, in the largest class as in the smallest
 
 
-def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data) -> Iterator[str]:
+def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Catalog) -> Iterator[str]:
     """Yield one sentence for each thing that looks wrong, the gravest first."""
     near = np.count_nonzero(images.near_N >= 0)
     if near and data.near_duplicates == "report":
@@ -23,7 +24,8 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data) -> Iterator
         )
     if tally.conflicts:
         what = "labels" if data.masks is None else "masks"
-        yield f"{tally.conflicts} images occur with different {what}"
+        named = "; ".join(map(catalog.named, tally.conflicting))
+        yield f"{tally.conflicts} images occur with different {what}: {named}{'; ...' * (tally.conflicts > FEW)}"
     moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"
