@@ -3,8 +3,10 @@
 import io
 import math
 import os
+import sqlite3
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain, islice, product
 from operator import attrgetter
 from typing import Any
@@ -26,6 +28,23 @@ IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
 _STRIP_PIXELS = 2**18  # of a mask that are looked up at a time
 
 
+_HALVES = """
+CREATE TABLE halves (
+    kind TEXT, name BLOB, path BLOB, version TEXT, problem TEXT, number INTEGER PRIMARY KEY, UNIQUE (kind, name)
+)
+"""
+_KEEP = "INSERT OR IGNORE INTO halves (kind, name, path, version, problem) VALUES (?, ?, ?, ?, ?)"
+_PAIRS = """
+SELECT image.name, image.path, image.version, image.problem, mask.path, mask.version, mask.problem
+FROM halves AS image LEFT JOIN halves AS mask ON mask.kind = 'masks' AND mask.name = image.name
+WHERE image.kind = 'images' ORDER BY image.number
+"""
+_ALONE = """
+SELECT name, path, version, problem FROM halves AS mask
+WHERE kind = 'masks' AND NOT EXISTS (SELECT 1 FROM halves WHERE kind = 'images' AND name = mask.name) ORDER BY number
+"""
+
+
 class Pairs(Source):
     """`images/NAME.*` with `masks/NAME.*`, or both below `train`, `validation` and `test`."""
 
@@ -39,27 +58,18 @@ class Pairs(Source):
 
     def items(self) -> Iterator[Item]:
         """Yield every pair, page and tile; what lacks its other half comes with that problem."""
-        halves: dict[str, dict[str, Entry]] = {"images": {}, "masks": {}}
-        for entry in chain.from_iterable(self.files.walk()):
-            folders = entry.path.split("/")
-            kind = next((folder for folder in folders[:2] if folder in halves), None)
-            if kind is None:
-                continue
-            folders.remove(kind)
-            name = os.path.splitext("/".join(folders))[0]
-            first, second = sorted([entry, halves[kind].get(name, entry)], key=attrgetter("path"))
-            halves[kind][name] = first
-            if second is not first:
-                yield Item(
-                    path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name"
-                )
-        images, masks = halves["images"], halves["masks"]
-        if not images:
-            raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
-        for name, image in images.items():
-            yield from self._parts(name, image, masks.pop(name, None))
-        for name, mask in masks.items():
-            yield Item(path=mask.path, version=mask.version, problem=mask.problem or f"there is no image {name!r}")
+        with closing(sqlite3.connect("")) as halves:  # a temporary file, of which little is in memory
+            halves.execute(_HALVES)
+            for entry in chain.from_iterable(self.files.walk()):
+                yield from _take(halves, entry)
+            if not halves.execute("SELECT 1 FROM halves WHERE kind = 'images'").fetchone():
+                raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
+            for name, *image, path, version, problem in halves.execute(_PAIRS):
+                mask = None if path is None else _entry(path, version, problem)
+                yield from self._parts(os.fsdecode(name), _entry(*image), mask)
+            for name, path, version, problem in halves.execute(_ALONE):
+                there = problem or f"there is no image {os.fsdecode(name)!r}"
+                yield Item(path=os.fsdecode(path), version=version, problem=there)
 
     def _parts(self, name: str, image: Entry, mask: Entry | None) -> Iterator[Item]:
         item = Item(
@@ -82,6 +92,29 @@ class Pairs(Source):
         mask_HW = Image.fromarray(self._table.indices(mask))
         mask_HW = mask_HW.resize((shape[1], shape[0]), Image.Resampling.NEAREST)
         return Sample(image.pixels_HWC, image.width, image.height, np.asarray(mask_HW))
+
+
+def _take(halves: sqlite3.Connection, entry: Entry) -> Iterator[Item]:
+    """Keep an image or a mask; of two with one name the first by path, and yield the other with that problem."""
+    folders = entry.path.split("/")
+    kind = next((folder for folder in folders[:2] if folder in ("images", "masks")), None)
+    if kind is None:
+        return
+    folders.remove(kind)
+    name = os.fsencode(os.path.splitext("/".join(folders))[0])
+    if halves.execute(_KEEP, (kind, name, os.fsencode(entry.path), entry.version, entry.problem)).rowcount:
+        return
+    found = halves.execute("SELECT path, version, problem FROM halves WHERE kind = ? AND name = ?", (kind, name))
+    first, second = sorted([entry, _entry(*found.fetchone())], key=attrgetter("path"))
+    halves.execute(
+        "UPDATE halves SET path = ?, version = ?, problem = ? WHERE kind = ? AND name = ?",
+        (os.fsencode(first.path), first.version, first.problem, kind, name),
+    )
+    yield Item(path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name")
+
+
+def _entry(path: bytes, version: str, problem: str) -> Entry:
+    return Entry(os.fsdecode(path), version, problem)
 
 
 class _Table:

@@ -1,9 +1,10 @@
 """Images with masks: which belongs to which, what a mask's pixels mean, stacks, and tiles of large rasters."""
 
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.sources.segmentation import IGNORED
+from steelyard.data.files import Entry, Files
+from steelyard.data.sources.segmentation import IGNORED, Pairs
 from steelyard.errors import SourceError
+from steelyard.params import Masks
 from steelyard.store import ObjectStore
 from tests.s3_server import uploaded
 from tests.steelyard.data.pictures import (
@@ -350,6 +353,29 @@ def test_images_that_are_a_link_to_the_folder_itself_are_refused_in_one_line(tmp
     (source / "images").symlink_to(source)
     with pytest.raises(SourceError, match=r"^data\.[^\n]*$"):
         run(source, tmp_path / "out")
+
+
+class ManyPairs:
+    """What a folder of pairs looks like, without any."""
+
+    address = "many"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def walk(self) -> Iterator[list[Entry]]:
+        for kind in ("images", "masks"):
+            yield from ([Entry(f"{kind}/{number:09}.png", "123:456")] for number in range(self.count))
+
+
+def test_pairs_are_matched_without_keeping_all_of_them_in_memory() -> None:
+    tracemalloc.start()
+    source = Pairs(cast(Files, ManyPairs(20_000)), Masks.model_validate(VALUES), None)
+    count = sum(item.mask == item.path.replace("images", "masks") for item in source.items())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak_bytes < 2**20
 
 
 @pytest.mark.parametrize("lack", ["images", "masks"])
