@@ -27,7 +27,6 @@ CACHE_MIB = 64  # of decoded blocks, in each process: tiles side by side share a
 IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
 _STRIP_PIXELS = 2**18  # of a mask that are looked up at a time
 
-
 _HALVES = """
 CREATE TABLE halves (
     kind TEXT, name BLOB, path BLOB, version TEXT, problem TEXT, number INTEGER PRIMARY KEY, UNIQUE (kind, name)
