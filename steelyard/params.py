@@ -77,7 +77,7 @@ class Data(Strict):
     masks: Masks | None = None
     tiles: Tiles | None = None
     near_duplicates: Literal["report", "remove"] = "report"
-    max_quarantined: Fraction = 0.01
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
     layout: Literal["auto", "arrays", "shards"] = "auto"
     shards: Annotated[str, Field(pattern="^(s3://.+)?$")] = ""
 

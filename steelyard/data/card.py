@@ -16,6 +16,7 @@ from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, DatasetIndex, Split
 from steelyard.data.files import place
 from steelyard.data.images import Images
+from steelyard.data.layout import Tally
 from steelyard.data.pictures import TINY, colour, picture, tinted
 from steelyard.data.pixels import Rows
 from steelyard.page import environment
@@ -31,19 +32,20 @@ BLOCK = 2**14
 _PLACE = "SELECT path, part, label, split FROM items WHERE id = ?"
 
 
-def write_card(index: DatasetIndex, images: Images, catalog: Catalog) -> None:
+def write_card(index: DatasetIndex, images: Images, catalog: Catalog, tally: Tally) -> None:
     """Write `card.html`.
 
     Args:
         index: what the images add up to.
         images: those in use.
         catalog: where each came from.
+        tally: which are equal.
 
     Raises:
         MissingExtra: Jinja is not installed.
     """
     template = environment(Path(__file__).parent).get_template(TEMPLATE)
-    page = template.render(_facts(index, images, catalog))
+    page = template.render(_facts(index, images, catalog, tally))
     (images.folder / "card.html").write_text(page, encoding="utf-8")
 
 
@@ -79,7 +81,7 @@ class Shown:
     split: Split | None
 
 
-def _facts(index: DatasetIndex, images: Images, catalog: Catalog) -> dict[str, object]:
+def _facts(index: DatasetIndex, images: Images, catalog: Catalog, tally: Tally) -> dict[str, object]:
     classes = _classes(index)
     masks = index.task == "segmentation"
     return {
@@ -95,6 +97,8 @@ def _facts(index: DatasetIndex, images: Images, catalog: Catalog) -> dict[str, o
         "samples": [] if masks else list(_samples(images.folder, index.classes)),
         "masked": list(_masked(images.folder)) if masks else [],
         "histograms": list(_histograms(images)),
+        "copies": [catalog.named(ids) for ids in tally.equal],
+        "conflicts": [catalog.named(ids) for ids in tally.conflicting],
         "pairs": list(_pairs(images, catalog)),
         "on_paper": ON_PAPER,
         "quarantined": index.quarantined[:MOST_QUARANTINED],

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steelyard.data.files import place, printable
 from steelyard.data.item import Item, Listing
 
 CACHE_MIB = 2
@@ -137,6 +138,14 @@ class Catalog:
     def record(self, found: Iterable[Found]) -> None:
         """Write down what became of items."""
         self.many("UPDATE items SET problem = ?2, row = ?3 WHERE id = ?1", found)
+
+    def named(self, ids: Iterable[int]) -> str:
+        """Return items as text: where each is and, in brackets, its label or mask."""
+        query = "SELECT path, part, label, mask FROM items WHERE id = ?"
+        found = sorted(self.sql(query, one).fetchone() for one in ids)
+        return " and ".join(
+            f"{place(path, part)} ({label or printable(os.fsdecode(mask))})" for path, part, label, mask in found
+        )
 
     def count(self, view: str, condition: str = "1") -> int:
         """Count the rows of a view or table."""

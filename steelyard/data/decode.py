@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from steelyard.errors import UnreadableImage
 
@@ -22,14 +22,26 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # no
 _MODES = {1: "L", 3: "RGB"}
 _JPEG_COLORS = {"RGB": "RGB", "YCbCr": "RGB", "Gray": "GRAY"}  # the others, CMYK and YCCK, are left to Pillow
 _JPEG, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
+_DAMAGED = ("Premature end", "Corrupt JPEG data")  # as libjpeg warns, before it fills in grey
+_STRIP_PIXELS = 2**20  # laid over white at a time
 
 
 class Decoded(NamedTuple):
-    """An image in the shape that was asked for, and the size it came in."""
+    """An image in the shape that was asked for, the size it came in, and whether its EXIF note turned it."""
 
     pixels_HWC: NDArray[np.uint8]
     width: int
     height: int
+    turned: bool
+
+
+class Upright(NamedTuple):
+    """All pixels of an image, or fewer where less is asked for; the size it came in, and whether it was turned."""
+
+    image: Image.Image
+    width: int
+    height: int
+    turned: bool
 
 
 def decode(data: bytes, shape: Shape) -> NDArray[np.uint8]:
@@ -47,14 +59,40 @@ def decode(data: bytes, shape: Shape) -> NDArray[np.uint8]:
 
 def decode_sized(data: bytes, shape: Shape, page: int = 0) -> Decoded:
     """Decode one page just as `decode` does the first, and say how large it was."""
+    image, width, height, turned = _jpeg(data, shape) or upright(data, page)
+    return Decoded(_stretch(_in_mode(image, _MODES[shape[2]]), shape), width, height, turned)
+
+
+def upright(data: bytes, page: int = 0) -> Upright:
+    """Read all pixels of one page, in their own kind, turned as the camera's EXIF note says.
+
+    Raises:
+        UnreadableImage: as of `decode`.
+    """
     if not data:
         raise UnreadableImage("is empty")
-    image, (width, height) = _jpeg(data, shape) or _upright(data, page)
-    return Decoded(_stretch(_in_mode(image, _MODES[shape[2]]), shape), width, height)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.seek(page)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        turned = _turn(image)
+    except UnidentifiedImageError:
+        raise UnreadableImage("is not an image in a known format") from None
+    except (Image.DecompressionBombError, MemoryError):
+        raise UnreadableImage(f"has more than {MAX_PIXELS // 10**6} megapixels") from None
+    except Exception:  # on damaged bytes Pillow's decoders raise nearly anything, from OSError to KeyError
+        raise UnreadableImage("is damaged or cut short") from None
+    return Upright(image, *image.size, turned)
 
 
 def resize(image_HWC: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
-    """Stretch an array to a shape just as `decode` does; the same array where nothing changes."""
+    """Stretch an array to a shape just as `decode` does; the same array where nothing changes.
+
+    Args:
+        image_HWC: C is 1 or 3, or one more where the last says how opaque pixels are.
+        shape: as of `decode`.
+    """
     if image_HWC.shape == tuple(shape):
         return image_HWC
     grey = image_HWC.shape[2] == 1
@@ -62,10 +100,10 @@ def resize(image_HWC: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     return _stretch(_in_mode(image, _MODES[shape[2]]), shape)
 
 
-def _jpeg(data: bytes, shape: Shape) -> tuple[Image.Image, tuple[int, int]] | None:
+def _jpeg(data: bytes, shape: Shape) -> Upright | None:
     """Read a JPEG, upright, halved as often as that goes without a rest and leaves it as large as the shape.
 
-    None where Pillow should look at it.
+    None where Pillow should look at it. Of damage, libjpeg warns; Pillow does not, and shows grey in its place.
     """
     if not data.startswith(_JPEG):
         return None
@@ -82,29 +120,21 @@ def _jpeg(data: bytes, shape: Shape) -> tuple[Image.Image, tuple[int, int]] | No
         image = Image.frombuffer(mode, size, pixels_HWC, "raw", mode, 0, 1)  # a copy less than fromarray
         if data.find(_EXIF, 0, 2**18) >= 0:  # behind a few other notes, of 64 KiB each at most
             image.info["exif"] = Image.open(io.BytesIO(data), formats=("JPEG",)).info.get("exif", b"")
-            ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # also for warnings, and whatever Pillow raises on a damaged EXIF note
+        turned = _turn(image)
+    except Exception as error:  # also for warnings, and whatever Pillow raises on a damaged EXIF note
+        if str(error).startswith(_DAMAGED) and "extraneous bytes" not in str(error):
+            raise UnreadableImage("is damaged or cut short") from None
         return None
-    turned = image.width / image.height != pixels_HWC.shape[1] / pixels_HWC.shape[0]
-    return image, (height, width) if turned else (width, height)
+    if image.width / image.height != pixels_HWC.shape[1] / pixels_HWC.shape[0]:
+        width, height = height, width
+    return Upright(image, width, height, turned)
 
 
-def _upright(data: bytes, page: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Read all pixels, turned as the camera's EXIF note says."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        image.seek(page)
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-    except UnidentifiedImageError:
-        raise UnreadableImage("is not an image in a known format") from None
-    except (Image.DecompressionBombError, MemoryError):
-        raise UnreadableImage(f"has more than {MAX_PIXELS // 10**6} megapixels") from None
-    except Exception:  # on damaged bytes Pillow's decoders raise nearly anything, from OSError to KeyError
-        raise UnreadableImage("is damaged or cut short") from None
-    return image, image.size
+def _turn(image: Image.Image) -> bool:
+    """Load an image, turned as its EXIF note says, and return whether there was anything to turn."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)  # a TIFF forgets it when it is loaded
+    ImageOps.exif_transpose(image, in_place=True)
+    return turned
 
 
 def _stretch(image: Image.Image, shape: Shape) -> NDArray[np.uint8]:
@@ -127,10 +157,18 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit pixels, which Pillow's own conversion would clip at 255 instead."""
-    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    pixels_HW = np.asarray(image)
+    if pixels_HW.min() < 0 or pixels_HW.max() > 65535:
+        raise UnreadableImage("has pixels below 0 or above 65535, which have no one reading as 8 bits")
+    return Image.fromarray((pixels_HW >> 8).astype(np.uint8))
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    """Lay an image over white, strip by strip: of 50 megapixels, the copies this takes would be 800 MB."""
+    opaque = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return opaque

@@ -2,9 +2,10 @@
 
 import io
 import os
+import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -15,6 +16,7 @@ from zlib import crc32
 from steelyard.errors import SourceError, UnreadableImage
 from steelyard.store import ObjectStore, is_remote, needed
 
+MAX_FILE_MIB = 256  # of an image: the 50 megapixels that are decoded have 191 as RGBA without compression
 MOST_TOGETHER, CUTS = 2**14, 2**8  # of the files of a folder; one in so many ends what is listed together
 
 
@@ -43,8 +45,16 @@ class Files(Protocol):
     def folders(self) -> Iterator[str]:
         """Yield the names of the folders at the top, but for those that begin with '.'."""
 
-    def entry(self, path: str) -> Entry:
-        """Return one file, of which it need not be known whether it exists."""
+    def below(self, folder: str) -> "Files":
+        """Return what lies below a folder."""
+
+    def entries(self) -> AbstractContextManager[Callable[[str], Entry]]:
+        """Yield what returns the file at a path; one that does not exist has no version.
+
+        Raises:
+            SourceError: there is no such bucket.
+            StoreError: the store does not answer.
+        """
 
     def open(self, path: str) -> AbstractContextManager[IO[bytes]]:
         """Open a file for reading.
@@ -54,11 +64,11 @@ class Files(Protocol):
             StoreError: the store does not answer.
         """
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return a file's bytes.
 
         Raises:
-            UnreadableImage: it can't be read.
+            UnreadableImage: it can't be read, or is larger than `most_mib`.
             StoreError: the store does not answer.
         """
 
@@ -118,9 +128,14 @@ class LocalFiles:
         with os.scandir(self.address) as entries:
             yield from (found.name for found in entries if _is_folder(found) and not found.name.startswith("."))
 
-    def entry(self, path: str) -> Entry:
-        """Return one file."""
-        return _entry(path, Path(self.address, path))
+    def below(self, folder: str) -> "LocalFiles":
+        """Return what lies below a folder."""
+        return LocalFiles(os.path.join(self.address, folder))
+
+    @contextmanager
+    def entries(self) -> Iterator[Callable[[str], Entry]]:
+        """Yield what returns the file at a path."""
+        yield lambda path: _entry(path, Path(self.address, path))
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -131,10 +146,11 @@ class LocalFiles:
         except OSError as error:
             raise SourceError(f"data.source: {self.address}/{path}: {error.strerror}") from None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return a file's bytes."""
         try:
             with open(os.path.join(self.address, path), "rb", buffering=0) as stream:
+                _check_size(os.fstat(stream.fileno()).st_size, most_mib)
                 return stream.read()
         except OSError as error:
             raise UnreadableImage(f"can't be read: {error.strerror}") from None
@@ -157,9 +173,22 @@ class RemoteFiles:
         """Yield the first parts of the objects' names."""
         yield from (name for name in self.store.folders(self.address) if not name.startswith("."))
 
-    def entry(self, path: str) -> Entry:
-        """Return one object, as if objects never changed: asking for each would cost a request."""
-        return Entry(path, "")
+    def below(self, folder: str) -> "RemoteFiles":
+        """Return what lies below a folder."""
+        return RemoteFiles(self.store, f"{self.address.rstrip('/')}/{folder}")
+
+    @contextmanager
+    def entries(self) -> Iterator[Callable[[str], Entry]]:
+        """Yield what returns the object at a path: all are listed at once, as asking for each would cost a request."""
+        with closing(sqlite3.connect("")) as listed:  # a temporary file, of which little is in memory
+            listed.execute("CREATE TABLE objects (path TEXT PRIMARY KEY, version TEXT) WITHOUT ROWID")
+            listed.executemany("INSERT INTO objects VALUES (?, ?)", self.store.walk(self.address))
+
+            def entry(path: str) -> Entry:
+                found = listed.execute("SELECT version FROM objects WHERE path = ?", (path,)).fetchone()
+                return Entry(path, found[0] if found else "")
+
+            yield entry
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -168,12 +197,19 @@ class RemoteFiles:
             response.auto_close = False  # type: ignore[attr-defined]  # or the wrapper finds it closed at its end
             yield io.BufferedReader(response)  # type: ignore[type-var]
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return an object's bytes."""
         try:
-            return self.store.read(f"{self.address.rstrip('/')}/{path}")
+            with self.store.stream(f"{self.address.rstrip('/')}/{path}") as response:
+                _check_size(int(response.headers["Content-Length"]), most_mib)  # type: ignore[attr-defined]
+                return response.read()
         except SourceError:
             raise UnreadableImage("does not exist") from None
+
+
+def _check_size(size: int, most_mib: float) -> None:
+    if size > most_mib * 2**20:
+        raise UnreadableImage(f"is larger than {most_mib} MiB")
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from steelyard.data.sorting import Records, changes
 from steelyard.data.workers import Pixels
 from steelyard.store import ObjectStore
 
+FEW = 3  # are named
+
 
 @dataclass(slots=True)
 class Tally:
@@ -26,6 +28,8 @@ class Tally:
     images: Counter[Split] = field(default_factory=Counter)
     duplicates: int = 0
     conflicts: int = 0
+    equal: list[list[int]] = field(default_factory=list)  # ids of the first few, FEW of each at most
+    conflicting: list[list[int]] = field(default_factory=list)  # the same, one for each truth
     content_digest: str = ""
     split_digest: str = ""
     evaluation_digest: str = ""
@@ -35,7 +39,13 @@ class Tally:
         prefixes_M = used["prefix"]
         same_M = ~changes(prefixes_M)
         self.duplicates += int(same_M.sum())
-        self.conflicts += len(np.unique(prefixes_M[same_M & changes(_truths(used, masks))]))
+        fresh_M = changes(prefixes_M, _truths(used, masks))
+        conflicts = np.unique(prefixes_M[same_M & fresh_M])
+        self.conflicts += len(conflicts)
+        for prefix in np.unique(prefixes_M[same_M])[: FEW - len(self.equal)]:
+            self.equal.append(used["id"][prefixes_M == prefix][:FEW].tolist())
+        for prefix in conflicts[: FEW - len(self.conflicting)]:
+            self.conflicting.append(used["id"][fresh_M & (prefixes_M == prefix)][:FEW].tolist())
 
 
 def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...], masks: bool) -> Tally:

@@ -29,7 +29,7 @@ from steelyard.store import ObjectStore
 log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 2**33  # of pixels; more of them are streamed
-DECODER = 2  # counted up when decoding gives other pixels than before
+DECODER = 3  # counted up when decoding gives other pixels than before
 
 
 def prepare(
@@ -65,8 +65,8 @@ def prepare(
         images.keep_splits(catalog, np.where(removed_N, 0, dealt.splits_N).astype(np.int8))
         tally = write_rows(images, classes, data.shape, masks=bool(masks))
         check_splits(tally.images, {} if masks else tally.counts, given, images.grouped)
-        index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data))
-        write_card(index, images, catalog)
+        index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data, catalog))
+        write_card(index, images, catalog, tally)
         if index.layout == "shards":
             index = _in_shards(index, partial, data.shards, store)
         index.write(partial / "dataset.json")
@@ -93,7 +93,8 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     bad = catalog.count("quarantined")
     with closing(decode_pending(job, catalog, workers)) as decoding:
         for more in decoding:
-            if (bad := bad + more) > allowed * listed:
+            bad += more
+            if _too_many(bad, listed, allowed):
                 break
     _refuse_too_many(catalog, listed, allowed)
     rows = catalog.next_row()
@@ -101,9 +102,14 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     catalog.state("rows", rows)
 
 
+def _too_many(bad: int, listed: int, allowed: float) -> bool:
+    """Return whether more than the allowed share is bad: 29 of 100 are 0.29, but 0.29 * 100 is less than 29."""
+    return bad > 0 and bad / listed > allowed
+
+
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
     bad = catalog.count("quarantined")
-    if bad > allowed * listed:
+    if _too_many(bad, listed, allowed):
         path, part, problem = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part").fetchone()
         raise SourceError(
             f"data.max_quarantined: {bad} of {listed} images are unreadable, more than the allowed "

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS
 from steelyard.data.images import Images
-from steelyard.data.layout import Tally
+from steelyard.data.layout import FEW, Tally
 from steelyard.data.splits import Dealt
 from steelyard.params import Data
 
-IMBALANCE = 10  # times as many images in the largest class as in the smallest
+IMBALANCE = 10  # times as many images, or pixels of masks, in the largest class as in the smallest
 
 
-def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data) -> Iterator[str]:
+def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Catalog) -> Iterator[str]:
     """Yield one sentence for each thing that looks wrong, the gravest first."""
     near = np.count_nonzero(images.near_N >= 0)
     if near and data.near_duplicates == "report":
@@ -23,27 +24,27 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data) -> Iterator
         )
     if tally.conflicts:
         what = "labels" if data.masks is None else "masks"
-        yield f"{tally.conflicts} images occur with different {what}"
+        named = "; ".join(map(catalog.named, tally.conflicting))
+        yield f"{tally.conflicts} images occur with different {what}: {named}{'; ...' * (tally.conflicts > FEW)}"
     moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"
-    if data.masks is None:
-        yield from _absent(tally)
-        yield from _imbalance(tally)
+    yield from _absent(tally, "images" if data.masks is None else "pixels")
+    yield from _imbalance(tally, "images" if data.masks is None else "pixels")
     if alone := dealt.alone if data.group else 0:
         yield f"data.group: '{data.group}' does not fit {alone} of the paths; each such image is a group of its own"
 
 
-def _absent(tally: Tally) -> Iterator[str]:
+def _absent(tally: Tally, what: str) -> Iterator[str]:
     for split in SPLITS:
         absent = [label for label, count in tally.counts[split].items() if not count]
         if absent:
             more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-            yield f"no images in {split} of: {', '.join(absent[:3])}{more}"
+            yield f"no {what} in {split} of: {', '.join(absent[:3])}{more}"
 
 
-def _imbalance(tally: Tally) -> Iterator[str]:
-    counts = tally.counts["train"]
-    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    if counts[most] >= IMBALANCE * max(1, counts[least]):
-        yield f"class imbalance: {counts[most]} training images of {most!r}, {counts[least]} of {least!r}"
+def _imbalance(tally: Tally, what: str) -> Iterator[str]:
+    counts = {label: count for label, count in tally.counts["train"].items() if count}
+    most, least = max(counts, key=counts.__getitem__, default=""), min(counts, key=counts.__getitem__, default="")
+    if counts and counts[most] >= IMBALANCE * counts[least]:
+        yield f"class imbalance: {counts[most]} training {what} of {most!r}, {counts[least]} of {least!r}"

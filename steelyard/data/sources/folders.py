@@ -9,6 +9,11 @@ from steelyard.data.files import Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
 from steelyard.errors import SourceError
 
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
+)
+
 
 class EncodedFiles(Source):
     """What sources have in common whose items are one encoded image each."""
@@ -21,14 +26,17 @@ class EncodedFiles(Source):
 
     def load(self, item: Item, shape: Shape) -> Sample:
         """Decode one file."""
-        return Sample(*decode_sized(self.files.read(item.path), shape))
+        return Sample(*decode_sized(self.files.read(item.path), shape)[:3])
 
 
 class ClassFolders(EncodedFiles):
-    """`CLASS/.../file`, or `train/CLASS/.../file` where all folders at the top are named as splits are."""
+    """`CLASS/.../file`, or `train/CLASS/.../file` where all folders at the top that hold files are named as splits are.
+
+    Images beside the class folders belong to no class, and are listed as such; other files there are left alone.
+    """
 
     def items(self) -> Iterator[Item]:
-        """Yield every file below the class folders; files beside them belong to no class and are left alone."""
+        """Yield every file below the class folders, and every image beside them with that problem."""
         return chain.from_iterable(listing.items for listing in self.listings())
 
     def listings(self) -> Iterator[Listing]:
@@ -37,8 +45,8 @@ class ClassFolders(EncodedFiles):
         empty = True
         for together in self.files.walk():
             below = together[0].path.count("/") > bool(splits)
-            if entries := together if below else [entry for entry in together if entry.problem]:
-                empty = False
+            empty &= not below and not any(entry.problem for entry in together)
+            if entries := together if below else list(_astray(together)):
                 yield Listing(_signature(splits, entries), _items(splits, entries))
         if empty:
             raise SourceError(
@@ -59,8 +67,24 @@ def _items(splits: dict[str, str], entries: list[Entry]) -> Iterator[Item]:
         yield Item(path=path, version=version, label=label, split=splits.get(names[0], ""), problem=problem)
 
 
+def _astray(entries: list[Entry]) -> Iterator[Entry]:
+    """Yield the images among files beside the class folders, and what can't be read there."""
+    for entry in entries:
+        if entry.problem:
+            yield entry
+        elif entry.path.lower().endswith(IMAGE_SUFFIXES):
+            yield entry._replace(problem="lies in no class folder")
+
+
 def _splits(files: Files) -> dict[str, str]:
     """Return the splits by the names of their folders; nothing where the folders at the top are classes."""
     tops = set(files.folders())
     given = {name: SPLIT_NAMES[name.lower()] for name in tops if name.lower() in SPLIT_NAMES}
-    return given if len(given) == len(tops) > 1 and "train" in given.values() else {}
+    if len(given) < 2 or "train" not in given.values():
+        return {}
+    if others := sorted(name for name in tops - given.keys() if any(files.below(name).walk())):
+        raise SourceError(
+            f"data.source: {files.address!r} has folders for splits, {', '.join(sorted(given))}, and beside them "
+            f"{', '.join(map(printable, others))}; move either elsewhere"
+        )
+    return given

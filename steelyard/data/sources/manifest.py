@@ -3,11 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from steelyard.data.files import Files
+from steelyard.data.files import Entry, Files
 from steelyard.data.item import SPLIT_NAMES, Item
 from steelyard.data.sources.folders import EncodedFiles
 from steelyard.errors import SourceError
@@ -22,39 +22,23 @@ class Manifest(EncodedFiles):
 
     def items(self) -> Iterator[Item]:
         """Yield an item for each line."""
-        with self.files.open(self.name) as stream:
+        with self.files.entries() as entry, self.files.open(self.name) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
             lines = self._csv(text) if PurePosixPath(self.name).suffix == ".csv" else self._json(text)
             empty = True
             try:
                 for row in lines:
                     empty = False
-                    yield self._item(row)
+                    yield _item(row, entry)
             except UnicodeDecodeError:
                 raise SourceError(f"data.source: {self.name}: is not UTF-8 text") from None
             if empty:
                 raise SourceError(f"data.source: {self.name}: lists no images")
 
-    def _item(self, row: dict[str, Any]) -> Item:
-        path, label = str(row.get("path") or ""), str(row["label"] if row.get("label") is not None else "")
-        split = str(row.get("split") or "").strip().lower()
-        problem = "has no path" if not path else "has no label" if not label else ""
-        if split and split not in SPLIT_NAMES:
-            problem = f"its split {split!r} is none of train, validation and test"
-        entry = self.files.entry(path) if path else None
-        return Item(
-            path=path,
-            version=entry.version if entry else "",
-            label=label,
-            group=str(row.get("group") or ""),
-            split=SPLIT_NAMES.get(split, ""),
-            problem=problem or (entry.problem if entry else ""),
-        )
-
     def _csv(self, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
-        reader = csv.DictReader(text, skipinitialspace=True)
+        reader = csv.DictReader(text, skipinitialspace=True, strict=True)  # else a quote too many hides what follows
         try:
-            columns = reader.fieldnames or ()
+            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             missing = [name for name in ("path", "label") if name not in columns]
             if missing:
                 raise SourceError(
@@ -75,3 +59,20 @@ class Manifest(EncodedFiles):
                 if not isinstance(row, dict):
                     raise SourceError(f"data.source: {self.name}: line {number} is no JSON object")
                 yield row
+
+
+def _item(row: dict[str, Any], entry: Callable[[str], Entry]) -> Item:
+    path, label = str(row.get("path") or ""), str(row["label"] if row.get("label") is not None else "").strip()
+    split = str(row.get("split") or "").strip().lower()
+    problem = "has no path" if not path else "has no label" if not label else ""
+    if split and split not in SPLIT_NAMES:
+        problem = f"its split {split!r} is none of train, validation and test"
+    there = entry(path) if path else Entry("", "")
+    return Item(
+        path=path,
+        version=there.version,
+        label=label,
+        group=str(row.get("group") or "").strip(),
+        split=SPLIT_NAMES.get(split, ""),
+        problem=problem or there.problem,
+    )

@@ -1,9 +1,12 @@
 """`images/` and `masks/` matched by name: single files, TIFF stacks page by page, large rasters tile by tile."""
 
 import io
+import math
 import os
+import sqlite3
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain, islice, product
 from operator import attrgetter
 from typing import Any
@@ -12,14 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steelyard.data.decode import decode_sized, resize
-from steelyard.data.files import Entry, Files, RemoteFiles, printable
+from steelyard.data.decode import FORMATS, Upright, decode_sized, resize, upright
+from steelyard.data.files import MAX_FILE_MIB, Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape, Source
 from steelyard.errors import MissingExtra, SourceError, UnreadableImage
 from steelyard.params import Masks, Tiles
 
+TIFF = (".tif", ".tiff")
+MAX_STACK_MIB = 1024  # of a TIFF of many pages, which is read whole; tiles are for more
 CACHE_MIB = 64  # of decoded blocks, in each process: tiles side by side share a row of them
 IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
+_STRIP_PIXELS = 2**18  # of a mask that are looked up at a time
+
+_HALVES = """
+CREATE TABLE halves (
+    kind TEXT, name BLOB, path BLOB, version TEXT, problem TEXT, number INTEGER PRIMARY KEY, UNIQUE (kind, name)
+)
+"""
+_KEEP = "INSERT OR IGNORE INTO halves (kind, name, path, version, problem) VALUES (?, ?, ?, ?, ?)"
+_PAIRS = """
+SELECT image.name, image.path, image.version, image.problem, mask.path, mask.version, mask.problem
+FROM halves AS image LEFT JOIN halves AS mask ON mask.kind = 'masks' AND mask.name = image.name
+WHERE image.kind = 'images' ORDER BY image.number
+"""
+_ALONE = """
+SELECT name, path, version, problem FROM halves AS mask
+WHERE kind = 'masks' AND NOT EXISTS (SELECT 1 FROM halves WHERE kind = 'images' AND name = mask.name) ORDER BY number
+"""
 
 
 class Pairs(Source):
@@ -31,31 +53,22 @@ class Pairs(Source):
         self.files, self.tiles = files, tiles
         self.remote = isinstance(files, RemoteFiles) and not tiles  # a raster is read by one thread
         self._table = _Table(masks)
-        self._pages = _Windows(files, tiles) if tiles else _Pages(files, self._table.colored)
+        self._pages = _Windows(files, tiles, self._table.colored) if tiles else _Pages(files, self._table.colored)
 
     def items(self) -> Iterator[Item]:
         """Yield every pair, page and tile; what lacks its other half comes with that problem."""
-        halves: dict[str, dict[str, Entry]] = {"images": {}, "masks": {}}
-        for entry in chain.from_iterable(self.files.walk()):
-            folders = entry.path.split("/")
-            kind = next((folder for folder in folders[:2] if folder in halves), None)
-            if kind is None:
-                continue
-            folders.remove(kind)
-            name = os.path.splitext("/".join(folders))[0]
-            first, second = sorted([entry, halves[kind].get(name, entry)], key=attrgetter("path"))
-            halves[kind][name] = first
-            if second is not first:
-                yield Item(
-                    path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name"
-                )
-        images, masks = halves["images"], halves["masks"]
-        if not images:
-            raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
-        for name, image in images.items():
-            yield from self._parts(name, image, masks.pop(name, None))
-        for name, mask in masks.items():
-            yield Item(path=mask.path, version=mask.version, problem=mask.problem or f"there is no image {name!r}")
+        with closing(sqlite3.connect("")) as halves:  # a temporary file, of which little is in memory
+            halves.execute(_HALVES)
+            for entry in chain.from_iterable(self.files.walk()):
+                yield from _take(halves, entry)
+            if not halves.execute("SELECT 1 FROM halves WHERE kind = 'images'").fetchone():
+                raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
+            for name, *image, path, version, problem in halves.execute(_PAIRS):
+                mask = None if path is None else _entry(path, version, problem)
+                yield from self._parts(os.fsdecode(name), _entry(*image), mask)
+            for name, path, version, problem in halves.execute(_ALONE):
+                there = problem or f"there is no image {os.fsdecode(name)!r}"
+                yield Item(path=os.fsdecode(path), version=version, problem=there)
 
     def _parts(self, name: str, image: Entry, mask: Entry | None) -> Iterator[Item]:
         item = Item(
@@ -80,6 +93,29 @@ class Pairs(Source):
         return Sample(image.pixels_HWC, image.width, image.height, np.asarray(mask_HW))
 
 
+def _take(halves: sqlite3.Connection, entry: Entry) -> Iterator[Item]:
+    """Keep an image or a mask; of two with one name the first by path, and yield the other with that problem."""
+    folders = entry.path.split("/")
+    kind = next((folder for folder in folders[:2] if folder in ("images", "masks")), None)
+    if kind is None:
+        return
+    folders.remove(kind)
+    name = os.fsencode(os.path.splitext("/".join(folders))[0])
+    if halves.execute(_KEEP, (kind, name, os.fsencode(entry.path), entry.version, entry.problem)).rowcount:
+        return
+    found = halves.execute("SELECT path, version, problem FROM halves WHERE kind = ? AND name = ?", (kind, name))
+    first, second = sorted([entry, _entry(*found.fetchone())], key=attrgetter("path"))
+    halves.execute(
+        "UPDATE halves SET path = ?, version = ?, problem = ? WHERE kind = ? AND name = ?",
+        (os.fsencode(first.path), first.version, first.problem, kind, name),
+    )
+    yield Item(path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name")
+
+
+def _entry(path: bytes, version: str, problem: str) -> Entry:
+    return Entry(os.fsdecode(path), version, problem)
+
+
 class _Table:
     """A mask's values or colours -> indices into the classes."""
 
@@ -95,6 +131,10 @@ class _Table:
 
     def indices(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
         """Return (H, W) uint8 of a mask (H, W) of values, or (H, W, 3) of colours."""
+        rows = max(1, _STRIP_PIXELS // mask.shape[1])
+        return np.concatenate([self._strip(mask[top : top + rows]) for top in range(0, len(mask), rows)])
+
+    def _strip(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
         codes_HW = mask.astype(np.int64)
         if self.colored:
             codes_HW = codes_HW @ np.array([65536, 256, 1]) if mask.ndim == 3 else codes_HW * 0x010101  # grey
@@ -125,9 +165,9 @@ class _Pages:
 
     def groups(self, item: Item) -> list[str]:
         """Return "" for each page; only a TIFF is opened for it."""
-        if not item.path.lower().endswith((".tif", ".tiff")):
+        if not item.path.lower().endswith(TIFF):
             return [""]
-        pages, masks = (_frames(self._files.read(path)) for path in (item.path, item.mask))
+        pages, masks = (_frames(self._bytes(path)) for path in (item.path, item.mask))
         if pages != masks:
             raise UnreadableImage(f"has {pages} pages, its mask {masks}")
         return [""] * pages
@@ -136,41 +176,48 @@ class _Pages:
         """Return the image in its shape, and the mask as it is."""
         read = self._read
         if item.path not in read:
-            self._read = read = {path: self._files.read(path) for path in (item.path, item.mask)}
-        image = Sample(*decode_sized(read[item.path], shape, item.part))
-        mask = _mask(read[item.mask], item.part, self._colored)
-        if mask.shape[:2] != (image.height, image.width):
-            raise UnreadableImage(
-                f"has {image.width} x {image.height} pixels, its mask {mask.shape[1]} x {mask.shape[0]}"
-            )
-        return image, mask
+            self._read = read = {path: self._bytes(path) for path in (item.path, item.mask)}
+        image, mask = decode_sized(read[item.path], shape, item.part), _mask(read[item.mask], item.part)
+        if image.turned != mask.turned:
+            raise UnreadableImage("image and mask are turned differently, by the EXIF note of one of them")
+        if (image.width, image.height) != (mask.width, mask.height):
+            raise UnreadableImage(f"has {image.width} x {image.height} pixels, its mask {mask.width} x {mask.height}")
+        return Sample(*image[:3]), _values(mask.image, self._colored)
+
+    def _bytes(self, path: str) -> bytes:
+        return self._files.read(path, MAX_STACK_MIB if path.lower().endswith(TIFF) else MAX_FILE_MIB)
 
 
 def _frames(data: bytes) -> int:
     try:
-        return int(getattr(Image.open(io.BytesIO(data)), "n_frames", 1))
+        return int(getattr(Image.open(io.BytesIO(data), formats=FORMATS), "n_frames", 1))
     except Exception:  # on damaged bytes Pillow raises nearly anything
         raise UnreadableImage("is damaged or cut short") from None
 
 
-def _mask(data: bytes, page: int, colored: bool) -> NDArray[Any]:
+def _mask(data: bytes, page: int) -> Upright:
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        image.seek(page)
-        if image.mode == "1":
-            image = image.convert("L")
-        elif image.mode in ("RGBA", "CMYK", "YCbCr") or (image.mode == "P" and colored):
-            image = image.convert("RGB")
-        return np.asarray(image)
-    except Exception:  # as above
-        raise UnreadableImage("its mask is damaged or no image") from None
+        return upright(data, page)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"its mask {error}") from None
+
+
+def _values(mask: Image.Image, colored: bool) -> NDArray[Any]:
+    """Return the values of a mask or, where they are colours, these; how opaque a pixel is does not matter."""
+    if mask.mode == "1":
+        mask = mask.convert("L")
+    elif mask.mode in ("RGBA", "CMYK", "YCbCr") or (mask.mode in ("P", "PA") and colored):
+        mask = mask.convert("RGB")
+    elif mask.mode in ("LA", "PA"):
+        mask = mask.getchannel(0)
+    return np.asarray(mask)
 
 
 class _Windows:
     """Tiles of rasters that need not fit into memory, through GDAL (rasterio); of a stack, page by page."""
 
-    def __init__(self, files: Files, tiles: Tiles) -> None:
-        self._files, self._tiles = files, tiles
+    def __init__(self, files: Files, tiles: Tiles, colored: bool) -> None:
+        self._files, self._tiles, self._colored = files, tiles, colored
         self._path, self._pages = "", list[tuple[Any, Any]]()
 
     def groups(self, item: Item) -> list[str]:
@@ -193,13 +240,12 @@ class _Windows:
         window = (rows, (left, min(left + self._tiles.size, image.width)))
         try:
             with _gdal():
-                pixels, values = image.read(window=window), mask.read(window=window)
+                pixels_CHW, values_CHW = image.read(window=window), mask.read(window=window)
         except Exception:  # rasterio's own errors, of which it has many
             raise UnreadableImage("is damaged or cut short") from None
-        pixels_HWC = _as_bytes(np.moveaxis(pixels[: 3 if len(pixels) >= 3 else 1], 0, 2))
+        pixels_HWC = _pixels(image, pixels_CHW)
         height, width = pixels_HWC.shape[:2]
-        values_HW = values[0] if len(values) == 1 else np.moveaxis(values[:3], 0, 2)
-        return Sample(resize(pixels_HWC, shape), width, height), values_HW
+        return Sample(resize(pixels_HWC, shape), width, height), _raster_values(mask, values_CHW, self._colored)
 
     def _opened(self, item: Item) -> list[tuple[Any, Any]]:
         """Return image and mask of each page; those of one file stay open until the next is asked for."""
@@ -218,7 +264,7 @@ class _Windows:
     def _place(self, path: str) -> Any:
         """Return what rasterio opens: the file itself where it is on this machine."""
         if isinstance(self._files, RemoteFiles):
-            return io.BytesIO(self._files.read(path))
+            return io.BytesIO(self._files.read(path, most_mib=math.inf))
         return f"{self._files.address}/{path}"
 
 
@@ -250,6 +296,42 @@ def _corners(size: tuple[int, int], tiles: Tiles) -> list[tuple[int, int]]:
     step = tiles.size - tiles.overlap
     starts = [[*range(0, max(1, length - tiles.size), step), max(0, length - tiles.size)] for length in size]
     return list(product(*(sorted(set(one)) for one in starts)))
+
+
+def _pixels(raster: Any, bands_CHW: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a window of a raster in grey or in colours and, where it says so, how opaque these are."""
+    if _has_palette(raster):
+        return _colours(raster, bands_CHW[0])
+    alpha = _alpha(raster)
+    colours = 3 if raster.count - len(alpha) >= 3 else 1
+    return _as_bytes(np.moveaxis(bands_CHW[[*range(colours), *alpha[:1]]], 0, 2))
+
+
+def _raster_values(raster: Any, bands_CHW: NDArray[Any], colored: bool) -> NDArray[Any]:
+    """Return a window of a mask in values or, where they are colours, these."""
+    if colored and _has_palette(raster):
+        return _colours(raster, bands_CHW[0])[:, :, :3]
+    channels = raster.count - len(_alpha(raster))
+    if channels == 2:
+        raise UnreadableImage("its mask has two channels, which are neither a value nor a colour")
+    return bands_CHW[0] if channels == 1 else np.moveaxis(bands_CHW[:3], 0, 2)
+
+
+def _alpha(raster: Any) -> list[int]:
+    """Return which of the bands say how opaque the others are."""
+    return [band for band, kind in enumerate(raster.colorinterp) if kind.name == "alpha"]
+
+
+def _has_palette(raster: Any) -> bool:
+    return bool(raster.colorinterp[0].name == "palette")
+
+
+def _colours(raster: Any, values_HW: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return red, green, blue and opacity of values that stand for colours; black for one that has none."""
+    palette = np.tile(np.array([0, 0, 0, 255], np.uint8), (np.iinfo(values_HW.dtype).max + 1, 1))
+    for value, colour in raster.colormap(1).items():
+        palette[value] = colour
+    return palette.take(values_HW, axis=0)
 
 
 def _as_bytes(pixels_HWC: NDArray[Any]) -> NDArray[np.uint8]:

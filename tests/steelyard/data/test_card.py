@@ -15,6 +15,7 @@ from steelyard.data.card import write_card
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset, Quarantined
 from steelyard.data.images import Images
+from steelyard.data.layout import Tally
 from steelyard.data.pictures import colour
 from tests.steelyard.data.pictures import class_folders, noise, prepared, save, smooth
 from tests.steelyard.report.test_report import Page
@@ -30,7 +31,7 @@ def page(dataset: Dataset) -> Page:
 def rewritten(dataset: Dataset, **changes: object) -> Page:
     """Return the card of the same images with another index."""
     catalog = Catalog(dataset.folder / "catalog.sqlite")
-    write_card(dataset.index.model_copy(update=changes), Images.of(catalog, dataset.folder), catalog)
+    write_card(dataset.index.model_copy(update=changes), Images.of(catalog, dataset.folder), catalog, Tally(counts={}))
     catalog.close()
     return page(dataset)
 
@@ -160,6 +161,36 @@ def test_near_duplicates_are_shown_side_by_side(tmp_path: Path) -> None:
     assert 0 < np.abs(left.astype(float) - right).mean() < 20
     removed = page(prepared(tmp_path / "source", tmp_path / "removed", near_duplicates="remove"))
     assert "cat left out train/cat/1.png cat in test test/cat/copy.png" in removed.text
+
+
+def test_duplicates_and_conflicting_labels_are_named(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source", 20)
+    save(source / "cat" / "twice.png", noise(0))
+    for number in range(2, 7):
+        save(source / "dog" / f"cat{number}.png", noise(2 * number))
+    dataset = prepared(source, tmp_path / "out")
+    found, (warning,) = page(dataset), dataset.index.warnings
+    assert "6 images equal another, such as:" in found.text
+    assert "5 images with several labels; these are 3 of them." in found.text
+    named = re.findall(r"cat/(\d)\.png \(cat\) and dog/cat(\d)\.png \(dog\)", warning)
+    assert warning.startswith("5 images occur with different labels: cat/")
+    assert warning.endswith("; ...")
+    assert len(named) == 3
+    for one, other in named:
+        assert one == other
+        assert f"cat/{one}.png (cat) and dog/cat{one}.png (dog)" in found.all("li")
+    assert "Duplicates" not in page(prepared(class_folders(tmp_path / "other"), tmp_path / "none")).all("h2")
+
+
+def test_masks_that_differ_are_named(tmp_path: Path) -> None:
+    source = masked(tmp_path / "source")
+    save(source / "images" / "again.png", np.full((16, 16), 100, np.uint8))
+    save(source / "masks" / "again.png", np.zeros((16, 16), np.uint8))
+    dataset = prepared(source, tmp_path / "out", masks=MASKS, image_size=16, grayscale=True)
+    assert (
+        "1 images occur with different masks: images/0.png (masks/0.png) and images/again.png (masks/again.png)"
+        in dataset.index.warnings
+    )
 
 
 def test_no_near_duplicates_and_no_quarantine_are_said(tmp_path: Path) -> None:

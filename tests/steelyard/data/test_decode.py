@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,7 +140,39 @@ def test_of_an_animation_the_first_frame_counts() -> None:
     assert tuple(decode(data, (4, 4, 3))[0, 0]) == RED
 
 
+def test_what_lies_over_white_strip_by_strip_is_what_lies_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = Image.fromarray(noise(30, 20, 4))
+    for data in (
+        encoded(rgba),
+        encoded(rgba.convert("LA")),
+        encoded(Image.fromarray(noise(30, 20, 3)).quantize(9), transparency=bytes(range(9))),
+        encoded(Image.fromarray(noise(30, 20, 1)[:, :, 0]), transparency=7),
+    ):
+        whole = decode(data, (30, 20, 3))
+        with monkeypatch.context() as strips:
+            strips.setattr("steelyard.data.decode._STRIP_PIXELS", 70)
+            assert (decode(data, (30, 20, 3)) == whole).all()
+
+
+def test_a_large_transparent_image_takes_little_more_memory_than_its_pixels() -> None:
+    pixels_mib = 4 * 4000**2 / 2**20
+    data = encoded(Image.new("RGBA", (4000, 4000), (10, 20, 30, 128)), compress_level=1)
+    code = """
+import sys
+from steelyard.data.decode import decode
+from steelyard.process import own_peak_mib
+data, before = sys.stdin.buffer.read(), own_peak_mib()
+decode(data, (8, 8, 3))
+print(own_peak_mib() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    assert float(done.stdout) < 2.5 * pixels_mib
+
+
 JPEG = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
+PROGRESSIVE = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG", progressive=True)
+PHOTO = encoded(Image.fromarray(noise(6, 6, 3)).resize((200, 200), Image.Resampling.BICUBIC), "JPEG")
+END = b"\xff\xd9"  # of a JPEG
 PNG = encoded(Image.fromarray(noise(64, 64, 3)))
 
 
@@ -150,15 +184,26 @@ PNG = encoded(Image.fromarray(noise(64, 64, 3)))
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
         (JPEG[: len(JPEG) // 2], "is damaged or cut short"),
+        (JPEG[: len(JPEG) // 2] + END, "is damaged or cut short"),
+        (PROGRESSIVE[: len(PROGRESSIVE) // 2] + END, "is damaged or cut short"),
+        (PHOTO[: len(PHOTO) // 3] + bytes(len(PHOTO) // 3) + PHOTO[2 * len(PHOTO) // 3 :], "is damaged or cut short"),
         (PNG[: len(PNG) // 2], "is damaged or cut short"),
         (PNG[:200] + bytes(100) + PNG[300:], "is damaged or cut short"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "has pixels of kind F"),
         (encoded(Image.new("LAB", (4, 4)), "TIFF"), "has pixels of kind LAB"),
+        (encoded(Image.new("I", (4, 4), 65536), "TIFF"), "has pixels below 0 or above 65535"),
+        (encoded(Image.new("I", (4, 4), -1), "TIFF"), "has pixels below 0 or above 65535"),
     ],
 )
 def test_what_is_no_image_gives_one_short_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableImage, match=reason):
         decode(data, (8, 8, 3))
+
+
+def test_a_jpeg_with_a_few_bytes_too_many_is_still_an_image() -> None:
+    wanted = decode(JPEG, (64, 64, 3))
+    for data in (JPEG + b"appended", JPEG[:-2] + b"before the end" + END, JPEG[:20] + b"between" + JPEG[20:]):
+        assert (decode(data, (64, 64, 3)) == wanted).all()
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

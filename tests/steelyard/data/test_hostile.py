@@ -110,6 +110,12 @@ def bomb(file: Path) -> Pixels | str:
     return "has more than 50 megapixels"
 
 
+def too_large(file: Path) -> Pixels | str:
+    with file.open("wb") as stream:
+        stream.truncate(2**31)
+    return "is larger than 256 MiB"
+
+
 def link_to_itself(file: Path) -> Pixels | str:
     file.symlink_to(file.name)
     return "can't be opened: Too many levels of symbolic links"
@@ -176,6 +182,7 @@ MAKERS: list[tuple[bytes, Maker]] = [
     (b"cat/empty.png", empty),
     (b"cat/text.png", text),
     (b"cat/bomb.png", bomb),
+    (b"cat/film.jpg", too_large),
     (b"cat/itself.png", link_to_itself),
     (b"itself", link_to_itself),
     (b"cat/nothing.png", link_to_nothing),
@@ -290,3 +297,13 @@ def test_more_damage_than_allowed_stops_the_run_and_names_the_first(tmp_path: Pa
     with pytest.raises(SourceError, match=said):
         prepared(source, tmp_path / "out", max_quarantined=allowed)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("bad", "good", "allowed"), [(29, 71, 0.29), (7, 93, 0.07), (50, 6, 1.0)])
+def test_as_much_damage_as_allowed_is_allowed(tmp_path: Path, bad: int, good: int, allowed: float) -> None:
+    for number in range(good):
+        save(tmp_path / "source" / ("cat", "dog")[number % 2] / f"{number}.png", noise(number))
+    for number in range(bad):
+        (tmp_path / "source" / "cat" / f"bad{number}.png").write_bytes(b"")
+    dataset = prepared(tmp_path / "source", tmp_path / "out", max_quarantined=allowed)
+    assert len(dataset.index.quarantined) == bad

@@ -26,7 +26,7 @@ from steelyard.data.files import LocalFiles
 from steelyard.data.item import Item, Listing
 from steelyard.errors import InputError, SourceError
 from steelyard.store import ObjectStore
-from tests.s3_server import BUCKET
+from tests.s3_server import BUCKET, uploaded
 from tests.steelyard.data.pictures import (
     class_folders,
     digests,
@@ -213,6 +213,21 @@ def test_a_file_that_has_changed_is_decoded_anew_and_one_that_is_gone_is_gone(
     assert not {noise(number).tobytes() for number in (6, 8, 10)} & set(found)
     assert len(found) == 39
     assert "cat/5.png" not in splits(again)
+
+
+@pytest.mark.parametrize("listed_by", ["folders", "manifest"])
+def test_an_object_that_has_changed_is_decoded_anew(tmp_path: Path, store: ObjectStore, listed_by: str) -> None:
+    source = class_folders(tmp_path / "source", 8)
+    lines = [f"{name}/{number}.png,{name}\n" for name in ("cat", "dog") for number in range(8)]
+    if listed_by == "manifest":
+        (source / "images.csv").write_text("path,label\n" + "".join(lines))
+    folder = uploaded(source, store)
+    address = folder + ("/images.csv" if listed_by == "manifest" else "")
+    assert noise(0).tobytes() in labelled(prepared(address, tmp_path / "out", store))
+    store.upload(save(tmp_path / "other.png", noise(999)), f"{folder}/cat/0.png")
+    again = prepared(address, tmp_path / "out", store)
+    assert digests(again) == digests(prepared(address, tmp_path / "fresh", store))
+    assert {noise(0).tobytes(), noise(999).tobytes()} & set(labelled(again)) == {noise(999).tobytes()}
 
 
 def test_a_line_that_is_gone_is_noticed_where_another_comes_twice(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Images with masks: which belongs to which, what a mask's pixels mean, stacks, and tiles of large rasters."""
 
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.sources.segmentation import IGNORED
+from steelyard.data.files import Entry, Files
+from steelyard.data.sources.segmentation import IGNORED, Pairs
 from steelyard.errors import SourceError
+from steelyard.params import Masks
 from steelyard.store import ObjectStore
 from tests.s3_server import uploaded
 from tests.steelyard.data.pictures import (
@@ -121,21 +124,88 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[NDArray[np.uint8]], Any]]] = {
     "colours": (COLORS, by_color),
     "colours with a palette": (COLORS, color_with_palette),
     "opaque colours": (COLORS, lambda mask: Image.fromarray(by_color(mask)).convert("RGBA")),
+    "opaque values": (VALUES, lambda mask: Image.fromarray(by_value(mask)).convert("LA")),
 }
+TILED: dict[str, Any] = {"tiles": {"size": SIDE}}
 
 
 @pytest.mark.parametrize(("table", "written"), KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("changes", [{}, TILED], ids=["whole", "tiles"])
 def test_a_mask_of_every_kind_becomes_indices(
-    tmp_path: Path, table: dict[str, Any], written: Callable[[NDArray[np.uint8]], Any], suffix: str
+    tmp_path: Path,
+    table: dict[str, Any],
+    written: Callable[[NDArray[np.uint8]], Any],
+    suffix: str,
+    changes: dict[str, Any],
 ) -> None:
     source = pairs(tmp_path / "source", suffix=suffix)
     for number in range(8):
         (source / "masks" / f"{number}.png").unlink()
         save(source / "masks" / f"{number}{suffix}", written(indices(number)))
-    found = masks(run(source, tmp_path / "out", masks=table))
+    found = masks(run(source, tmp_path / "out", masks=table, **changes))
     for number in range(8):
         assert (found[f"images/{number}{suffix}", 0] == indices(number)).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "changes"),
+    [
+        *(("LA", suffix, changes) for suffix in (".png", ".tif") for changes in ({}, TILED)),
+        ("PA", ".tif", {}),
+        ("L", ".png", {}),
+    ],
+)
+def test_grey_is_a_colour_however_opaque(tmp_path: Path, mode: str, suffix: str, changes: dict[str, Any]) -> None:
+    source = pairs(tmp_path / "source")
+    for number in range(8):
+        (source / "masks" / f"{number}.png").unlink()
+        grey = Image.fromarray((indices(number) == 1).astype(np.uint8) * 200)
+        mask = (grey.convert("P") if mode == "PA" else grey).convert(mode)
+        if mode != "L":
+            mask.putalpha(100)
+        save(source / "masks" / f"{number}{suffix}", mask)
+    table = {"classes": {"ground": (0, 0, 0), "road": (200, 200, 200)}}
+    found = masks(run(source, tmp_path / "out", masks=table, **changes))
+    assert all((found[f"images/{number}.png", 0] == (indices(number) == 1)).all() for number in range(8))
+
+
+def test_a_mask_that_is_looked_up_strip_by_strip_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.data.sources.segmentation._STRIP_PIXELS", 3 * SIDE)
+    found = masks(run(pairs(tmp_path / "source"), tmp_path / "out"))
+    assert all((found[f"images/{number}.png", 0] == indices(number)).all() for number in range(8))
+
+
+def turn(file: Path, orientation: int) -> None:
+    """Let an EXIF note say how a camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(file) as image:
+        image.load()
+        image.save(file, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_turned_with_its_image(tmp_path: Path, orientation: int) -> None:
+    source = pairs(tmp_path / "source")
+    for number in range(8):
+        pixels = indices(number)
+        save(source / "images" / f"{number}.png", by_color(pixels))
+        for kind in ("images", "masks"):
+            turn(source / kind / f"{number}.png", orientation)
+    dataset = run(source, tmp_path / "out", image_size=SIDE)
+    images_NHWC, masks_NHW = (np.load(dataset.folder / name) for name in ("images.npy", "masks.npy"))
+    assert (np.stack([by_color(mask_HW) for mask_HW in masks_NHW]) == images_NHWC).all()
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_mask_that_is_turned_otherwise_than_its_image_is_quarantined(tmp_path: Path, kind: str, suffix: str) -> None:
+    source = pairs(tmp_path / "source", suffix=suffix)
+    turn(source / kind / (f"1{suffix}" if kind == "images" else "1.png"), 3)
+    dataset = run(source, tmp_path / "out", max_quarantined=0.3)
+    said = "image and mask are turned differently, by the EXIF note of one of them"
+    assert reasons(dataset) == {f"images/1{suffix}": said}
 
 
 @pytest.mark.parametrize("table", [{"ground": 0, "road": 255}, {"ground": (0, 0, 0), "road": (255, 255, 255)}])
@@ -147,6 +217,21 @@ def test_black_and_white_are_two_values_or_two_colours(tmp_path: Path, table: di
         save(source / "masks" / f"{number}.png", white.convert(mode))
     found = masks(run(source, tmp_path / "out", masks={"classes": table}))
     assert all((found[f"images/{number}.png", 0] == (indices(number) == 1)).all() for number in range(8))
+
+
+def test_a_class_without_pixels_and_one_with_few_are_warned_of(tmp_path: Path) -> None:
+    for split, number in ((split, number) for split in ("train", "val", "test") for number in range(3)):
+        mask_HW = np.zeros((SIDE, SIDE), np.uint8)
+        mask_HW[0, 0] = 1 if split == "train" else 7
+        save(tmp_path / "source" / split / "images" / f"{number}.png", noise(ord(split[1]) + number, SIDE, SIDE))
+        save(tmp_path / "source" / split / "masks" / f"{number}.png", mask_HW)
+    table = {"classes": {**VALUES["classes"], "never": 9}}
+    assert run(tmp_path / "source", tmp_path / "out", masks=table).index.warnings == (
+        "no pixels in train of: roof, never",
+        "no pixels in validation of: road, never",
+        "no pixels in test of: road, never",
+        "class imbalance: 765 training pixels of 'ground', 3 of 'road'",
+    )
 
 
 def test_a_mask_is_resized_without_new_values(tmp_path: Path) -> None:
@@ -185,6 +270,14 @@ def a_mask_cut_short(source: Path) -> None:
     file.write_bytes(file.read_bytes()[:120])
 
 
+def a_mask_in_postscript(source: Path) -> None:
+    save(source / "1.eps", Image.new("L", (SIDE, SIDE))).rename(source / "masks" / "1.png")
+
+
+def a_mask_that_is_a_bomb(source: Path) -> None:
+    save(source / "masks" / "1.png", Image.new("1", (8000, 8000)))
+
+
 def a_text_for_an_image(source: Path) -> None:
     (source / "images" / "1.png").write_text("no image")
 
@@ -213,8 +306,10 @@ DAMAGES = {
     no_image: {"masks/1.png": "there is no image '1'"},
     a_value_of_no_class: {"images/1.png": "its mask has the value 3, which data.masks lacks"},
     colours_for_values: {"images/1.png": "its mask has colours, where data.masks has values"},
-    a_text_for_a_mask: {"images/1.png": "its mask is damaged or no image"},
-    a_mask_cut_short: {"images/1.png": "its mask is damaged or no image"},
+    a_text_for_a_mask: {"images/1.png": "its mask is not an image in a known format"},
+    a_mask_cut_short: {"images/1.png": "its mask is damaged or cut short"},
+    a_mask_in_postscript: {"images/1.png": "its mask is not an image in a known format"},
+    a_mask_that_is_a_bomb: {"images/1.png": "its mask has more than 50 megapixels"},
     a_text_for_an_image: {"images/1.png": "is not an image in a known format"},
     an_image_that_is_a_link_to_nothing: {"images/1.png": "can't be opened: No such file or directory"},
     a_mask_that_is_a_link_to_nothing: {"images/1.png": "can't be opened: No such file or directory"},
@@ -260,6 +355,29 @@ def test_images_that_are_a_link_to_the_folder_itself_are_refused_in_one_line(tmp
         run(source, tmp_path / "out")
 
 
+class ManyPairs:
+    """What a folder of pairs looks like, without any."""
+
+    address = "many"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def walk(self) -> Iterator[list[Entry]]:
+        for kind in ("images", "masks"):
+            yield from ([Entry(f"{kind}/{number:09}.png", "123:456")] for number in range(self.count))
+
+
+def test_pairs_are_matched_without_keeping_all_of_them_in_memory() -> None:
+    tracemalloc.start()
+    source = Pairs(cast(Files, ManyPairs(20_000)), Masks.model_validate(VALUES), None)
+    count = sum(item.mask == item.path.replace("images", "masks") for item in source.items())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak_bytes < 2**20
+
+
 @pytest.mark.parametrize("lack", ["images", "masks"])
 def test_both_folders_are_needed(tmp_path: Path, lack: str) -> None:
     source = pairs(tmp_path / "source")
@@ -293,9 +411,6 @@ def stacks(folder: Path) -> Path:
         stack(folder / "images" / f"{number}.tif", [noise(page, SIDE, SIDE) for page in pages])
         stack(folder / "masks" / f"{number}.tif", [by_value(indices(page)) for page in pages])
     return folder
-
-
-TILED: dict[str, Any] = {"tiles": {"size": SIDE}}
 
 
 @pytest.mark.parametrize("changes", [{}, TILED], ids=["whole", "tiles"])
@@ -410,6 +525,44 @@ def test_a_hostile_name_is_a_name(tmp_path: Path, name: bytes, changes: dict[str
     kept = {row.path for row in rows(dataset) if row.row is not None}
     assert len(kept) + len(reasons(dataset)) == 9
     assert changes or os.fsdecode(b"images/" + name + b".tif") in kept
+
+
+def of_kind(mode: str, number: int) -> Image.Image:
+    image = Image.fromarray(noise(number, SIDE, SIDE))
+    if mode == "P":
+        return image.quantize(16)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(noise(100 + number, SIDE, SIDE)[:, :, 0]))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("1", ".tif"), *((mode, suffix) for mode in ("L", "P", "RGBA", "LA") for suffix in (".png", ".tif"))],
+)
+@pytest.mark.parametrize("size", [SIDE, 12])
+def test_a_tile_of_every_kind_has_the_pixels_of_a_whole_file(tmp_path: Path, mode: str, suffix: str, size: int) -> None:
+    source = pairs(tmp_path / "source", suffix=suffix)
+    for number in range(8):
+        save(source / "images" / f"{number}{suffix}", of_kind(mode, number))
+    tiled = run(source, tmp_path / "tiled", image_size=size, **TILED)
+    whole = run(source, tmp_path / "whole", image_size=size)
+    assert tiled.index.content_digest == whole.index.content_digest
+
+
+def test_a_mask_of_two_channels_is_quarantined_in_tiles(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    source = pairs(tmp_path / "source")
+    profile = {"driver": "GTiff", "width": SIDE, "height": SIDE, "count": 2, "dtype": "uint8"}
+    (source / "masks" / "1.png").unlink()
+    with (
+        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(source / "masks" / "1.tif", "w", **profile) as raster,
+    ):
+        raster.write(np.stack([by_value(indices(1))] * 2))
+    dataset = run(source, tmp_path / "out", max_quarantined=0.3, **TILED)
+    said = "its mask has two channels, which are neither a value nor a colour"
+    assert reasons(dataset) == {"images/1.png": said}
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.files import files_at
 from steelyard.data.item import Item
 from steelyard.data.sources.choose import open_source
-from steelyard.errors import SourceError
+from steelyard.data.sources.folders import ClassFolders
+from steelyard.errors import SourceError, UnreadableImage
 from steelyard.params import Data
 from steelyard.store import ObjectStore
 from tests.s3_server import uploaded
@@ -78,11 +80,44 @@ def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ..
     assert {label for label, _ in labels(tmp_path).values()} == {"cat"}
 
 
-@pytest.mark.parametrize("names", [("train", "bus"), ("train", "test", "bus"), ("train",), ("val", "test")])
+@pytest.mark.parametrize("names", [("train", "bus"), ("train",), ("val", "test")])
 def test_folders_of_which_not_all_are_named_as_splits_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         save(tmp_path / name / "red" / "1.png", noise(1))
     assert labels(tmp_path) == {f"{name}/red/1.png": (name, "") for name in names}
+
+
+def test_folders_without_files_beside_splits_do_not_matter(tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        save(tmp_path / name / "cat" / "1.png", noise(1))
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "cat" / "._1.png").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    assert labels(tmp_path) == {
+        f"{name}/cat/1.png": ("cat", split)
+        for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))
+    }
+
+
+def test_folders_with_files_beside_splits_are_refused_and_named(tmp_path: Path, store: ObjectStore) -> None:
+    for name in ("train/cat", "test/cat", "old", "bus/red"):
+        save(tmp_path / name / "1.png", noise(1))
+    said = r"^data\.source: .* has folders for splits, test, train, and beside them bus, old; move either elsewhere$"
+    with pytest.raises(SourceError, match=said):
+        listed(tmp_path)
+    with pytest.raises(SourceError, match=said):
+        list(ClassFolders(files_at(uploaded(tmp_path, store), store)).items())
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_images_beside_the_class_folders_are_listed_as_of_no_class(tmp_path: Path, split: str) -> None:
+    for name in ("train", "val") if split else ("",):
+        class_folders(tmp_path / name, 2)
+    names = ("1.png", "2.JPG", "README.md", "labels.csv")
+    for name in names:
+        (tmp_path / f"{split}{name}").write_bytes(b"")
+    problems = {path: item.problem for path, item in listed(tmp_path).items() if item.problem}
+    assert problems == dict.fromkeys((f"{split}1.png", f"{split}2.JPG"), "lies in no class folder")
 
 
 def test_images_of_given_splits_stay_there(tmp_path: Path) -> None:
@@ -158,8 +193,9 @@ def test_a_manifest_says_label_split_and_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("encoding", "end"), [("utf-8", "\n"), ("utf-8-sig", "\n"), ("utf-8", "\r\n")])
 def test_a_manifest_may_come_from_a_spreadsheet(tmp_path: Path, encoding: str, end: str) -> None:
     save(tmp_path / "été.png", noise(1))
-    file = csv_file(tmp_path, f"path, label{end}été.png, fougère{end}{end}", encoding)
+    file = csv_file(tmp_path, f"path, label , group {end}été.png, fougère , 7 {end}{end}", encoding)
     assert labels(file) == {"été.png": ("fougère", "")}
+    assert listed(file)["été.png"].group == "7"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +207,8 @@ def test_a_manifest_may_come_from_a_spreadsheet(tmp_path: Path, encoding: str, e
         ("path,class\na.png,cat\n", "lacks the column 'label'; it has: path, class"),
         ("path,label\n", "lists no images"),
         (f"path,label\na.png,cat\n{'x' * 200_000},cat\n", "line 3: field larger than field limit"),
+        ('path,label\na.png,cat\nb.png,"cat\nc.png,dog\n', "line 4: unexpected end of data"),
+        ('path,label\na.png,"cat\nb.png,"dog\nc.png,dog\n', "line 3: ',' expected after '\"'"),
     ],
 )
 def test_a_csv_manifest_that_says_too_little_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
@@ -210,6 +248,7 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path: Path, name: str) -> Non
             "its split 'trian' is none of train, validation and test",
         ),
         ({"path": "a.png", "label": ""}, "has no label"),
+        ({"path": "a.png", "label": " "}, "has no label"),
         ({"path": "a.png"}, "has no label"),
         ({"path": "", "label": "cat"}, "has no path"),
         ({"label": "cat"}, "has no path"),
@@ -327,7 +366,8 @@ def test_a_source_in_a_store_gives_what_it_gives_on_a_disk(
     tmp_path: Path, store: ObjectStore, write: Callable[[Path], Path]
 ) -> None:
     source = write(tmp_path / "source")
-    save(tmp_path / "source" / "cat" / "broken.png", noise(99)).write_bytes(b"no image")
+    folder = "train/cat" if write is split_folders else "cat"
+    save(tmp_path / "source" / folder / "broken.png", noise(99)).write_bytes(b"no image")
     remote = uploaded(tmp_path / "source", store) + ("/images.csv" if source.is_file() else "")
     datasets = [
         prepared(str(source), tmp_path / "local", max_quarantined=0.1),
@@ -356,6 +396,14 @@ def test_a_store_is_read_by_several_processes(tmp_path: Path, store: ObjectStore
     assert digests(prepared(address, tmp_path / "remote", store, workers=2)) == digests(
         prepared(source, tmp_path / "local", workers=1)
     )
+
+
+def test_an_object_that_is_too_large_is_not_read(tmp_path: Path, store: ObjectStore) -> None:
+    (tmp_path / "1.png").write_bytes(bytes(3 * 2**20))
+    files = files_at(uploaded(tmp_path, store), store)
+    assert len(files.read("1.png", most_mib=3)) == 3 * 2**20
+    with pytest.raises(UnreadableImage, match=r"^is larger than 2 MiB$"):
+        files.read("1.png", most_mib=2)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/nothing", "s3://nowhere/images", "s3://bucket/nothing.csv"])
