@@ -11,7 +11,7 @@ from steelyard.data.layout import FEW, Tally
 from steelyard.data.splits import Dealt
 from steelyard.params import Data
 
-IMBALANCE = 10  # times as many images, or pixels of masks, in the largest class as in the smallest
+IMBALANCE = {"images": 10, "pixels": 100}  # times as many in the largest class as in the smallest
 
 
 def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Catalog) -> Iterator[str]:
@@ -46,5 +46,5 @@ def _absent(tally: Tally, what: str) -> Iterator[str]:
 def _imbalance(tally: Tally, what: str) -> Iterator[str]:
     counts = {label: count for label, count in tally.counts["train"].items() if count}
     most, least = max(counts, key=counts.__getitem__, default=""), min(counts, key=counts.__getitem__, default="")
-    if counts and counts[most] >= IMBALANCE * counts[least]:
+    if counts and counts[most] >= IMBALANCE[what] * counts[least]:
         yield f"class imbalance: {counts[most]} training {what} of {most!r}, {counts[least]} of {least!r}"

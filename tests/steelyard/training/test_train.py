@@ -24,14 +24,17 @@ from steelyard.training.live import Live
 from steelyard.training.run_key import run_key
 from steelyard.training.train import train
 
+RECIPE = {"epochs": 2, "batch_size": 64, "precision": "float32"}
+
 
 def _with(candidate: Candidate, **recipe: object) -> Candidate:
-    return candidate.model_copy(update={"training": Training.model_validate({"epochs": 2, "batch_size": 64, **recipe})})
+    return candidate.model_copy(update={"training": Training.model_validate(RECIPE | recipe)})
 
 
 def test_training_learns_and_is_watched(candidate: Candidate, dataset: Dataset) -> None:
-    seen: list[Epoch] = []
-    trained = train(_with(candidate, epochs=6, learning_rate=0.01), dataset, seen.append)
+    told: list[Epoch | Live] = []
+    trained = train(_with(candidate, epochs=6, learning_rate=0.01), dataset, told.append)
+    seen = [point for point in told if isinstance(point, Epoch)]
     assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4, 5, 6]
     assert tuple(seen) == trained.history
     assert seen[-1].validation_accuracy > 0.9 > seen[0].validation_accuracy
