@@ -20,7 +20,9 @@ def probability_best(utilities_K: Floats, covariance_KK: Floats, seed: int) -> F
     common mean has a flat prior; the spread one that is flat on a logarithmic scale from 0.1 to 20.
 
     How often claims are right is measured in benchmarks/selection.py. Where only three candidates lie half a standard
-    error apart they overclaim: three figures hardly tell such a spread from a larger one. So they do where a few
+    error apart they overclaim: three figures hardly tell such a spread from a larger one. A prior that takes nearly all
+    candidates for equal would not (0.9915 of it near 0, 0.008 at 24, the best that was found for spreads of 0.5, 1, 2
+    and 5, is off by 4 points at worst), but would call a lead of three standard errors 0.51. So they do where a few
     candidates lie far below the others, whose spread then looks larger than it is.
 
     Args:

@@ -125,16 +125,18 @@ def test_the_kubeflow_ui_has_metrics_curves_report_and_summary_each_at_its_task(
         ("evaluate-candidate", "classification", "system.ClassificationMetrics"),
         ("select-model", "report", "system.HTML"),
         ("select-model", "summary", "system.Markdown"),
+        ("select-model", "metrics", "system.Metrics"),
+        ("select-model", "classification", "system.ClassificationMetrics"),
     } <= kinds
     metrics = [one.metadata for one in shown if one.name == "metrics"]
     assert any(0.9 < found.get("accuracy", 0) <= 1 for found in metrics)
     assert any("the loss became" in found.get("failure", "") for found in metrics)
-    classification = [
-        one.metadata for one in shown if one.name == "classification" and "confusionMatrix" in one.metadata
-    ]
-    assert len(classification) == 1
-    assert len(classification[0]["confusionMatrix"]["struct"]["annotationSpecs"]) == 10
-    assert classification[0]["confidenceMetrics"]
+    assert any(0 < found.get("utility[tiny-cnn]", 0) <= 1 for found in metrics)
+    drawn = {one.task: one.metadata for one in shown if "confusionMatrix" in one.metadata}
+    assert drawn.keys() == {"evaluate-candidate", "select-model"}
+    for metadata in drawn.values():
+        assert len(metadata["confusionMatrix"]["struct"]["annotationSpecs"]) == 10
+        assert metadata["confidenceMetrics"]
 
 
 def test_report_and_summary_say_who_won_and_why_the_other_failed(shown: list[Output]) -> None:
