@@ -38,6 +38,7 @@ SEEDS = 5
 CPU = torch.device("cpu")
 
 Figures = dict[str, float | str | None]
+NOT_RUN = "not run"
 Clock = Callable[[], float]
 Contenders = dict[str, Callable[[], object]]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _training import (
+    NOT_RUN,
     SEEDS,
     SIDE,
     SMALL_CNN,
@@ -81,7 +82,7 @@ def on_device(device: torch.device, cifar: Path, scratch: Path, script: Path | N
     """
     images, rounds = (100, 1) if quick else (IMAGES, ROUNDS)
     few = part_of(cifar, scratch / "few", {"train": images, "validation": images // 5, "test": images // 10})
-    figures: Figures = dict.fromkeys(FIGURES)
+    figures: Figures = dict.fromkeys(FIGURES, NOT_RUN)
     figures["hardware"] = f"{device_name(device)}, {cores()} cores, torch {torch.__version__}"
     epochs = dict.fromkeys(EPOCHS, 1) if quick else EPOCHS
     small = candidate("small", {"layers": SMALL_CNN}, epochs["small CNN"])

@@ -25,6 +25,7 @@ import torch
 from _training import (
     BATCH,
     CPU,
+    NOT_RUN,
     SEEDS,
     SMALL_CNN,
     Contenders,
@@ -65,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     silence()
     figures = on_gpu(arguments) if arguments.gpu else on_cpu(arguments)
-    lines = (f"{name:28} {'not run' if figure is None else figure:>10}" for name, figure in figures.items())
+    lines = (f"{name:28} {NOT_RUN if figure is None else figure:>10}" for name, figure in figures.items())
     print(json.dumps(figures, indent=1) if arguments.json else "\n".join(lines))
 
 
@@ -73,7 +74,7 @@ def on_gpu(arguments: argparse.Namespace) -> Figures:
     """Return the figures of a GPU, which are None where there is none."""
     device = best_device()
     if device == CPU and not arguments.quick:
-        return dict.fromkeys(FIGURES)
+        return dict.fromkeys(FIGURES, NOT_RUN)
     with TemporaryDirectory() as scratch:
         return on_device(device, cifar_of(arguments), Path(scratch), arguments.airbench, arguments.quick)
 
