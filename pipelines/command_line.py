@@ -23,6 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(words)
     quieten_libraries()
+    os.environ["PYTHONSAFEPATH"] = "1"  # for processes to come: a folder `steelyard` at hand is not the package
     try:
         return int(options.do(options))
     except KeyboardInterrupt:

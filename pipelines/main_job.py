@@ -53,7 +53,7 @@ class Summary:
             lines += [
                 f"  {'over HTTP':<12}accuracy {seen.http_accuracy:.4f} on {seen.images} test images; "
                 f"offline {seen.offline_accuracy:.4f}",
-                f"  {'drift':<12}{seen.clean_alarms} alarms on clean images; on corrupted ones the alarm {alarm}",
+                f"  {'drift':<12}alarms on clean images: {seen.clean_alarms}; on corrupted ones the alarm {alarm}",
             ]
         lines += [f"  {'took':<12}{self.seconds['total']:.0f} s", f"  {'report':<12}{self.report}"]
         lines += [f"  {'trainings':<12}{self.trainings}", "", "Go on with:"]

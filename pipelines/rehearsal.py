@@ -54,7 +54,7 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     truth = np.concatenate([truths for _, truths in dataset.batches("test", 128)])[: len(images_NHWC)]
     answers = np.concatenate([_ask(pod, bundle, *batch) for batch in _batches(images_NHWC)])
     clean_alarms, accuracy = _alarms(_report(pod, after=len(truth))), _accuracy(answers, truth)
-    tell(f"clean stream: {len(truth)} images, accuracy {accuracy:.4f}, {len(clean_alarms)} alarms")
+    tell(f"clean stream: {len(truth)} images, accuracy {accuracy:.4f}, alarms: {len(clean_alarms)}")
     first_alarm = _corrupted_until_alarm(pod, bundle, images_NHWC, clean_alarms)
     otherwise = "the alarm of before still stands" if clean_alarms else "no alarm"
     tell(f"corrupted stream ({CORRUPTION}): " + (f"alarm after {first_alarm} images" if first_alarm else otherwise))

@@ -35,7 +35,7 @@ from steelyard.report.classes import ClassRates, class_rates, confused
 from steelyard.report.pareto import pareto
 from steelyard.report.reasons import formulas, misses, needs, turning_points, weight_space
 from steelyard.selection.selection import Selection
-from steelyard.selection.why import chance, preferred, sensitivity
+from steelyard.selection.why import chance, nearest, preferred, sensitivity
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -142,7 +142,9 @@ def _facts(selection: Selection, scorecards: Sequence[Scorecard]) -> dict[str, o
 
 def _charts(selection: Selection, contract: Contract, scored: Sequence[Scorecard]) -> dict[str, object]:
     """Lay out what was measured of each candidate, the winner first, or else the one nearest to it."""
-    first = next((card for card in scored if card.candidate == selection.winner), scored[0] if scored else None)
+    missed = [one for one in selection.rejected if one.violations]
+    wanted = selection.winner or (nearest(missed, contract).candidate if missed else None)
+    first = next((card for card in scored if card.candidate == wanted), scored[0] if scored else None)
     ordered = sorted(scored, key=lambda card: card is not first)
     winner = first if first and first.candidate == selection.winner else None
     test = _published_answers(winner, selection)

@@ -59,8 +59,18 @@ def why_nobody(rejected: Sequence[Rejected], contract: Contract) -> str:
     verdict = f"Nobody is eligible for {contract.client}, so nothing is deployed: {counts}"
     if not missed:
         return f"{verdict}."
-    nearest = min(missed, key=lambda one: (len(one.violations), one.candidate))
-    return f"{verdict}; the nearest is {nearest.candidate}: {nearest.reason}."
+    closest = nearest(missed, contract)
+    return f"{verdict}; the nearest is {closest.candidate}: {closest.reason}."
+
+
+def nearest(missed: Sequence[Rejected], contract: Contract) -> Rejected:
+    """Return whoever misses the fewest hard limits and, of those, by the least, as shares of these."""
+
+    def gap(one: Rejected) -> float:
+        limits = [(contract.metrics[missing.metric].limit or 0.0, missing.bound) for missing in one.violations]
+        return sum(abs(limit - bound) / max(limit, bound, 1e-12) for limit, bound in limits)
+
+    return min(missed, key=lambda one: (len(one.violations), gap(one), one.candidate))
 
 
 def preferred(selection: Selection) -> str | None:

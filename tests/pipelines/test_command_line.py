@@ -261,3 +261,13 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         pod = serving_pod(tmp_path, "acme", port, free_port(), free_port(), tmp_path / "log")
         with pytest.raises(InputError, match=f"port {port} is taken"), pod:
             pass
+
+
+def test_a_folder_that_is_named_like_the_package_hides_it_from_no_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "steelyard").mkdir()
+    (tmp_path / "contract.yaml").write_text(SMALL_CONTRACT)
+    assert main(["contract", "check", str(tmp_path / "contract.yaml")]) == 0
+    program = "import steelyard; print(steelyard.__version__)"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

@@ -231,3 +231,8 @@ def test_all_failed_is_an_answer() -> None:
     selection = choose([card("a", failure="training: nan"), card("b", failure="export: differs")], contract())
     assert (selection.winner, selection.robustness, selection.test) == (None, None, {})
     assert "0 of 2 candidates miss a hard limit and 2 failed" in selection.why
+
+
+def test_of_those_that_miss_as_many_limits_the_nearest_is_the_one_that_misses_by_least() -> None:
+    far, near = card("a-far", accuracy=0.5, latency_p50_ms=1), card("b-near", accuracy=0.8, latency_p50_ms=1)
+    assert "the nearest is b-near: accuracy" in select([far, near], contract(accuracy=">= 0.9")).why
