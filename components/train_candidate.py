@@ -54,4 +54,5 @@ def train_candidate(
         except CandidateFailed as error:
             stage = "halving" if isinstance(error, Stopped) else "training"
             failure = write_failure(target, spec.name, stage, error, prepared.ref)
+            runtime.tell(f"{spec.name}: {'stopped' if stage == 'halving' else 'failed'}: {error}")
             write_failed_training_page(failure, page)

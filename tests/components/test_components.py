@@ -127,7 +127,7 @@ def test_a_candidate_is_trained_once_and_then_remembered(
 
 
 def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
-    candidate: Candidate, dataset: Dataset, tmp_path: Path
+    candidate: Candidate, dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = candidate.model_dump(mode="json", exclude_none=True)
     spec["training"]["learning_rate"] = 1e30
@@ -135,6 +135,7 @@ def test_a_candidate_s_own_failure_is_written_down_and_the_task_succeeds(
     failure = read_failure(tmp_path / "bundle")
     assert failure is not None
     assert "the loss became" in failure.reason
+    assert "one-layer: failed: the loss became" in capsys.readouterr().err
     assert failure.reason in page
     _evaluate(tmp_path / "bundle", dataset, tmp_path / "card")
     assert "the loss became" in str(Scorecard.read(tmp_path / "card").index.failure)
