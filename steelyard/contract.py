@@ -41,6 +41,13 @@ class Preference(Strict):
             return True
         return value >= self.limit if self.must.startswith(">=") else value <= self.limit
 
+    @field_validator("must", mode="before")
+    @classmethod
+    def _says_which_side(cls, must: object) -> object:
+        if isinstance(must, int | float):
+            raise ValueError(f"must say on which side the limit is: '>= {must}' or '<= {must}'")
+        return must
+
     @field_validator("must")
     @classmethod
     def _is_a_limit(cls, must: str | None) -> str | None:

@@ -168,7 +168,8 @@ def training_curves(trained: Sequence[ScorecardIndex | BundleIndex]) -> list[Cur
     epochs = [epoch for index in trained for epoch in index.history]
     if not epochs:
         return []
-    worst_start = max(max(e.train_loss, e.validation_loss) for index in trained for e in index.history[:1])
+    told = [index.history for index in trained if index.history]
+    worst_start = max(max(h[0].train_loss, min(e.validation_loss for e in h)) for h in told)  # validation may explode
     lowest = min(min(e.train_accuracy, e.validation_accuracy) for e in epochs)
     least = min(min(e.train_loss, e.validation_loss) for e in epochs)
     axes = (

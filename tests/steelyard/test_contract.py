@@ -38,6 +38,7 @@ def test_limits_are_read_in_the_metric_s_unit() -> None:
         ('">= 0.92"', '">= 1e999"', r"metrics\.accuracy\.must: must be a finite number"),
         ("worst: 0.9, ideal: 0.995", "worst: 90, ideal: 99.5", r"metrics\.accuracy: is a fraction"),
         ("client: acme", "client: Acme Corp", r"client: must be a DNS label"),
+        ('must: "<= 25"', "must: 25", r"metrics\.latency_p95_ms\.must: must say on which side the limit is: '>= 25'"),
         (
             "ideal: 0.5",
             "ideal: 19.999999999999996",
