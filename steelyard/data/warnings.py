@@ -25,7 +25,8 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Ca
     if tally.conflicts:
         what = "labels" if data.masks is None else "masks"
         named = "; ".join(map(catalog.named, tally.conflicting))
-        yield f"{tally.conflicts} images occur with different {what}: {named}{'; ...' * (tally.conflicts > FEW)}"
+        occur = "image occurs" if tally.conflicts == 1 else "images occur"
+        yield f"{tally.conflicts} {occur} with different {what}: {named}{'; ...' * (tally.conflicts > FEW)}"
     moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"

@@ -188,7 +188,7 @@ def test_masks_that_differ_are_named(tmp_path: Path) -> None:
     save(source / "masks" / "again.png", np.zeros((16, 16), np.uint8))
     dataset = prepared(source, tmp_path / "out", masks=MASKS, image_size=16, grayscale=True)
     assert (
-        "1 images occur with different masks: images/0.png (masks/0.png) and images/again.png (masks/again.png)"
+        "1 image occurs with different masks: images/0.png (masks/0.png) and images/again.png (masks/again.png)"
         in dataset.index.warnings
     )
 
