@@ -1,4 +1,4 @@
-"""Scorecard -> what the Kubeflow UI draws."""
+"""Scorecard, and Selection, -> what the Kubeflow UI draws."""
 
 from collections.abc import Sequence
 

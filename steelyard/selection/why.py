@@ -132,8 +132,10 @@ def _smallest_change(flip: Flip | None, shares: Mapping[str, float]) -> str:
 
 def percent(share: float) -> str:
     """Write a share with three digits, so that nothing that counts is rounded away."""
-    if 0 < share < 0.001 or 0.999 < share < 1:
-        return f"{'less' if share < 0.5 else 'more'} than {0.1 if share < 0.5 else 99.9}{NARROW_SPACE}%"
+    if 0 < share < 0.001:
+        return f"less than 0.1{NARROW_SPACE}%"
+    if 0.999 < share < 1:
+        return f"more than 99.9{NARROW_SPACE}%"
     return f"{100 * share:.3g}{NARROW_SPACE}%"
 
 
