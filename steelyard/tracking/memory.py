@@ -124,7 +124,7 @@ class Memory:
         before = sum(name.startswith(TEST_READ) for name in run.data.tags)
         self._client.set_tag(run.info.run_id, f"{TEST_READ}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", client)
         if before:
-            log.info("the test split of %s was read %d times before", run.info.run_name, before)
+            log.info("earlier readings of the test split of %s: %d", run.info.run_name, before)
 
     def _scorecard(self, run: "Run", hardware_class: str | None) -> Scorecard:
         card = Scorecard.read(_whole(self._fetched(run, "scorecard")))
