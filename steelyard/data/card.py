@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, DatasetIndex, Split
 from steelyard.data.files import place
-from steelyard.data.images import Images
+from steelyard.data.images import STRICTNESS, Images
 from steelyard.data.layout import Tally
 from steelyard.data.pictures import TINY, colour, picture, tinted
 from steelyard.data.pixels import Rows
@@ -29,7 +29,7 @@ PAIRS, PAIR_SIDE = 8, 160
 BARS = 25
 BLOCK = 2**14
 
-_PLACE = "SELECT path, part, label, split FROM items WHERE id = ?"
+_PLACE = "SELECT path, part, label FROM items WHERE id = ?"
 
 
 def write_card(index: DatasetIndex, images: Images, catalog: Catalog, tally: Tally) -> None:
@@ -78,7 +78,7 @@ class Shown:
     picture: str
     place: str
     label: str
-    split: Split | None
+    split: str  # "" for none
 
 
 def _facts(index: DatasetIndex, images: Images, catalog: Catalog, tally: Tally) -> dict[str, object]:
@@ -154,9 +154,14 @@ def _pairs(images: Images, catalog: Catalog) -> Iterator[tuple[Shown, Shown]]:
 
     def shown(at: int) -> Shown:
         image = images.at(at)
-        path, part, label, split = catalog.sql(_PLACE, int(image["id"])).fetchone()
+        path, part, label = catalog.sql(_PLACE, int(image["id"])).fetchone()
         (image_HWC,) = pixels[image["row"][None]]
-        return Shown(picture=picture(image_HWC, PAIR_SIDE), place=place(path, part), label=label, split=split)
+        return Shown(
+            picture=picture(image_HWC, PAIR_SIDE),
+            place=place(path, part),
+            label=label,
+            split=STRICTNESS[images.splits_N[at]],
+        )
 
     for at in np.flatnonzero(images.near_N >= 0)[:PAIRS].tolist():
         yield shown(at), shown(int(images.near_N[at]))

@@ -22,10 +22,11 @@ CREATE TABLE IF NOT EXISTS listings (id INTEGER PRIMARY KEY, signature TEXT UNIQ
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY, listing INTEGER NOT NULL, path BLOB NOT NULL, part INTEGER NOT NULL, label TEXT NOT NULL,
     version TEXT NOT NULL, given TEXT NOT NULL, grp TEXT NOT NULL, mask BLOB NOT NULL, gone INTEGER NOT NULL,
-    problem TEXT, row INTEGER, split TEXT,
+    problem TEXT, row INTEGER,
     UNIQUE (path, part, label, given, grp)
 );
 CREATE INDEX IF NOT EXISTS troubled ON items (path) WHERE problem IS NOT NULL;
+CREATE INDEX IF NOT EXISTS grouped ON items (grp) WHERE grp <> '';
 """
 _SETTINGS = f"""
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
@@ -41,8 +42,11 @@ INSERT INTO items (listing, path, part, label, version, given, grp, mask, proble
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
 ON CONFLICT (path, part, label, given, grp) DO UPDATE SET
     listing = excluded.listing, mask = excluded.mask, problem = excluded.problem, gone = 0,
-    row = CASE WHEN version = excluded.version THEN row END,
-    split = CASE WHEN version = excluded.version THEN split END, version = excluded.version
+    row = CASE WHEN version = excluded.version THEN row END, version = excluded.version
+"""
+_CENSUS = """
+SELECT COUNT(*) FILTER (WHERE NOT gone), COUNT(*) FILTER (WHERE NOT gone AND row IS NULL AND problem IS NULL),
+    COALESCE(MAX(row) + 1, 0) FROM items
 """
 _FORGET_TROUBLED = """
 UPDATE listings SET seen = 0,
@@ -56,6 +60,14 @@ class Found(NamedTuple):
     id: int
     problem: str | None = None
     row: int | None = None
+
+
+class Census(NamedTuple):
+    """How much there is."""
+
+    listed: int
+    pending: int  # still to be decoded
+    next_row: int  # the first of the pixel files that no item uses, here or in an earlier result that shares them
 
 
 class Catalog:
@@ -94,8 +106,8 @@ class Catalog:
         """State a fact, in place of an earlier one."""
         self.sql("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, str(value))
 
-    def list_items(self, listings: Iterable[Listing]) -> int:
-        """Take a source's list as it is now, and return its length.
+    def list_items(self, listings: Iterable[Listing]) -> None:
+        """Take a source's list as it is now.
 
         What was decoded before and has not changed stays decoded. What could not be used before is looked at again.
         """
@@ -108,7 +120,6 @@ class Catalog:
             self.sql("UPDATE items SET gone = 1 WHERE listing IN (SELECT id FROM listings WHERE NOT seen)")
             self.sql("DELETE FROM listings WHERE NOT seen")
         self.sql("COMMIT")
-        return self.count("listed")
 
     def _take(self, signature: str, items: Iterable[Item]) -> None:
         """Take items over from whichever listing they were in."""
@@ -151,10 +162,19 @@ class Catalog:
         """Count the rows of a view or table."""
         return int(self.sql(f"SELECT COUNT(*) FROM {view} WHERE {condition}").fetchone()[0])
 
-    def next_row(self) -> int:
-        """Return the first row of the pixel files that no item uses, here or in an earlier result that shares them."""
-        used = self.sql("SELECT COALESCE(MAX(row) + 1, 0) FROM items").fetchone()[0]
-        return max(int(used), int(self.fact("rows") or 0))
+    def census(self) -> Census:
+        """Return how much there is."""
+        listed, pending, rows = self.sql(_CENSUS).fetchone()
+        return Census(listed, pending, max(rows, int(self.fact("rows") or 0)))
+
+    def last_id(self) -> int:
+        """Return the highest id of an item, 0 where there are none."""
+        return int(self.sql("SELECT COALESCE(MAX(id), 0) FROM items").fetchone()[0])
+
+    def unused(self) -> Iterator[int]:
+        """Yield the ids of items whose pixels are not in use."""
+        for (number,) in self.sql("SELECT id FROM items WHERE gone OR problem IS NOT NULL OR row IS NULL"):
+            yield number
 
 
 def settings_of(file: Path) -> str | None:

@@ -4,14 +4,15 @@ import os
 import re
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steelyard.data.catalog import Catalog
 from steelyard.data.files import printable
 from steelyard.errors import SourceError
 
-NO_GROUP = "-1"
 
-
-def number_groups(catalog: Catalog, expression: str) -> str:
+def number_groups(catalog: Catalog, expression: str) -> NDArray[np.int32]:
     """Number the groups of what is in use by their names, from 0 on.
 
     Args:
@@ -20,17 +21,20 @@ def number_groups(catalog: Catalog, expression: str) -> str:
             group, in place of the one that the source gives.
 
     Returns:
-        An SQL expression for the number of an item's group, -1 where it has none; NO_GROUP where there are none at all.
+        The number of each item's group, by the item's id; -1 where it has none.
 
     Raises:
         SourceError: the expression fits no path.
     """
+    groups_I = np.full(catalog.last_id() + 1, -1, np.int32)
     name = _group_in_path(catalog, expression) if expression else "grp"
     if not catalog.sql(f"SELECT 1 FROM kept WHERE {name} <> '' LIMIT 1").fetchone():
-        return NO_GROUP
+        return groups_I
     catalog.sql("CREATE TEMP TABLE groups (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL)")
     catalog.sql(f"INSERT INTO groups (name) SELECT DISTINCT {name} FROM kept WHERE {name} <> '' ORDER BY 1")
-    return f"COALESCE((SELECT number - 1 FROM groups WHERE name = {name}), {NO_GROUP})"
+    for item, group in catalog.sql(f"SELECT kept.id, number - 1 FROM kept JOIN groups ON name = {name}"):
+        groups_I[item] = group
+    return groups_I
 
 
 def group_names(catalog: Catalog) -> Iterator[str]:

@@ -8,7 +8,7 @@ together.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, Self
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog
-from steelyard.data.groups import NO_GROUP, number_groups
+from steelyard.data.groups import number_groups
 from steelyard.data.pixels import Rows
-from steelyard.data.sorting import RUN_BYTES, Records, Sorter, changes, in_blocks
+from steelyard.data.sorting import RUN_BYTES, Records, Sorter, changes
 
 FACTS = np.dtype(
     [
@@ -40,16 +40,11 @@ IMAGE = np.dtype(
         ("row", np.int32),  # in the row files
         ("label", np.int32),  # index into names
         ("group", np.int32),  # -1 where there is none
-        ("split", np.int8),  # of an earlier time
         ("facts", FACTS),
     ]
 )
 STRICTNESS = ("", "train", "validation", "test")  # the last keeps what is found in two splits; 0 is none
 BATCH = 2**13
-
-_LISTED = np.dtype([(name, IMAGE[name]) for name in ("id", "row", "group", "split")])
-_CHANGED = np.dtype([(name, IMAGE[name]) for name in ("id", "split")])
-_RANK = " ".join(["CASE split", *(f"WHEN '{name}' THEN {rank}" for rank, name in enumerate(STRICTNESS)), "ELSE 0 END"])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,12 +77,13 @@ class Images:
             SourceError: the expression fits no path.
         """
         names = [label for (label,) in catalog.sql("SELECT DISTINCT label FROM kept ORDER BY label")]
-        number = number_groups(catalog, group)
-        images = cls(folder=folder, names=names, grouped=number != NO_GROUP)
-        found = catalog.sql(f"SELECT id, row, {number}, {_RANK} FROM kept ORDER BY id")
+        rows_I, groups_I = _rows_of_items(catalog, folder), number_groups(catalog, group)
+        images = cls(folder=folder, names=names, grouped=bool(groups_I.max() >= 0))
         by_pixels, facts = Sorter(folder, "prefix"), Rows(folder / "facts.npy")
-        while len(listed := np.fromiter(islice(found, BATCH), _LISTED)):
-            by_pixels.add(images._records(listed, facts))
+        ids = np.flatnonzero(rows_I >= 0)
+        for start in range(0, len(ids), BATCH):
+            ids_M = ids[start : start + BATCH]
+            by_pixels.add(images._records(ids_M, rows_I[ids_M], groups_I[ids_M], facts))
         images._keep(by_pixels.batches())
         return images
 
@@ -114,24 +110,12 @@ class Images:
             counts_L += np.bincount(labels_M[changes(labels_M, prefixes_M)], minlength=len(counts_L))
         return counts_L
 
-    def keep_splits(self, catalog: Catalog, splits_N: NDArray[np.int8]) -> None:
-        """Take over splits, and write down those that changed, in the order of the catalog."""
-        self.splits_N = splits_N
-        by_id = Sorter(self.folder, "id")
-        for places, batch in self.batches():
-            changed_M = np.flatnonzero(batch["split"] != splits_N[places])
-            changed = np.empty(len(changed_M), _CHANGED)
-            changed["id"], changed["split"] = batch["id"][changed_M], splits_N[places][changed_M]
-            by_id.add(changed)
-        blocks = in_blocks(by_id.batches(), BATCH)
-        rows = ((STRICTNESS[split] or None, number) for block in blocks for number, split in block.tolist())
-        catalog.many("UPDATE items SET split = ? WHERE id = ?", rows)
-
-    def _records(self, listed: Records, facts: Rows) -> Records:
-        images = np.empty(len(listed), IMAGE)
-        for name in _LISTED.names or ():
-            images[name] = listed[name]
-        images["facts"] = facts[listed["row"]]
+    def _records(
+        self, ids_M: NDArray[np.intp], rows_M: NDArray[np.int32], groups_M: NDArray[np.int32], facts: Rows
+    ) -> Records:
+        images = np.empty(len(ids_M), IMAGE)
+        images["id"], images["row"], images["group"] = ids_M, rows_M, groups_M
+        images["facts"] = facts[rows_M]
         images["prefix"] = prefixes(images["facts"]["digest"])
         hashes_L = hashes(self.names)
         order_L = np.argsort(hashes_L)
@@ -152,6 +136,19 @@ class Images:
         return np.frombuffer(self._file.read((end - start) * IMAGE.itemsize), IMAGE)
 
 
+def _rows_of_items(catalog: Catalog, folder: Path) -> NDArray[np.int32]:
+    """Return the row of each item, by id, -1 where none is in use: the last, where a file has changed."""
+    rows_I = np.full(catalog.last_id() + 1, -1, np.int32)
+    start = 0
+    for ids_M in Rows(folder / "items.npy").parts(BATCH):
+        rows_I[ids_M] = np.arange(start, start + len(ids_M))
+        start += len(ids_M)
+    rows_I[0] = -1  # rows of what could not be decoded
+    for number in catalog.unused():
+        rows_I[number] = -1
+    return rows_I
+
+
 def prefixes(digests_ND: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the first 64 bits of digests, which sort as these do."""
     return np.ascontiguousarray(digests_ND[:, :8]).view(">u8")[:, 0].astype(np.uint64)
@@ -159,4 +156,10 @@ def prefixes(digests_ND: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def hashes(labels: Iterable[str]) -> NDArray[np.uint64]:
     """Return what stands for labels in FACTS."""
-    return np.array([int.from_bytes(hashlib.sha256(label.encode()).digest()[:8]) for label in labels], np.uint64)
+    return prefixes(digests(map(str.encode, labels)))
+
+
+def digests(contents: Iterable[Any]) -> NDArray[np.uint8]:
+    """Return the SHA-256 digests of N contents, bytes or arrays, as (N, 32)."""
+    found = b"".join(hashlib.sha256(content).digest() for content in contents)
+    return np.frombuffer(found, np.uint8).reshape(-1, 32)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.images import BATCH, STRICTNESS, Images, prefixes
+from steelyard.data.images import BATCH, STRICTNESS, Images, digests, prefixes
 from steelyard.data.pixels import RowFile, Rows
 from steelyard.data.shards import Shard, write_shards
 from steelyard.data.sorting import Records, changes
@@ -60,7 +60,7 @@ def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...],
     for places, batch in images.batches():
         used, splits_M = _in_use(batch, images.splits_N[places], masks)
         tally.add(used, masks)
-        for digest, lines in zip((content, splits, evaluation), _lines(images, used, splits_M, masks), strict=True):
+        for digest, lines in zip((content, splits, evaluation), _digested(images, used, splits_M, masks), strict=True):
             digest.update(lines)
         for split, file in files.items():
             chosen = used[splits_M == STRICTNESS.index(split)]
@@ -126,21 +126,15 @@ def _truths(images: Records, masks: bool) -> NDArray[np.integer]:
     return prefixes(images["facts"]["truth"]) if masks else images["label"]
 
 
-def _lines(images: Images, used: Records, splits_M: NDArray[np.int8], masks: bool) -> tuple[bytes, bytes, bytes]:
-    """Return what is digested of images: truth and digest of the pixels; the same with the split; the same of what is
-    evaluated on.
+def _digested(images: Images, used: Records, splits_M: NDArray[np.int8], masks: bool) -> Iterator[bytes]:
+    """Yield what is digested of images: truths and pixels; the same behind the splits; the same of what is evaluated
+    on.
     """
-    truths = _hex(used["facts"]["truth"]) if masks else [images.names[label] for label in used["label"].tolist()]
-    lines = [f"{truth}:{digest}\n" for truth, digest in zip(truths, _hex(used["facts"]["digest"]), strict=True)]
-    splits = [STRICTNESS[split] for split in splits_M.tolist()]
-    dealt = [f"{split}:{line}" for split, line in zip(splits, lines, strict=True)]
-    evaluated = [line for line, split in zip(dealt, splits, strict=True) if split != "train"]
-    return "".join(lines).encode(), "".join(dealt).encode(), "".join(evaluated).encode()
-
-
-def _hex(digests: NDArray[np.uint8]) -> list[str]:
-    text = digests.tobytes().hex()
-    return [text[start : start + 64] for start in range(0, len(text), 64)]
+    truths_MD = used["facts"]["truth"] if masks else digests(map(str.encode, images.names))[used["label"]]
+    lines_MD = np.concatenate([splits_M.astype(np.uint8)[:, None], truths_MD, used["facts"]["digest"]], axis=1)
+    yield lines_MD[:, 1:].tobytes()
+    yield lines_MD.tobytes()
+    yield lines_MD[splits_M != STRICTNESS.index("train")].tobytes()
 
 
 def _counts(images: Images, chosen: Records, classes: tuple[str, ...], masks: bool) -> dict[str, int]:

@@ -26,6 +26,7 @@ KEYS = FACTS["keys"].shape[0]
 WINDOW, CORRELATION = 4, 0.99
 MOST_BITS = 16  # that keys of near images differ by; chance makes it 29
 BLOCK = 4096
+FEW = 2**15  # reductions, which are read but once: 8 MiB
 SIDE, THUMB = 32, 16
 NEIGHBOUR = np.dtype([("key", np.int64), ("place", np.int32), ("row", np.int32)])
 WEAKER = (STRICTNESS.index("train"), STRICTNESS.index("validation"))
@@ -65,7 +66,8 @@ def _greys(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     """Return for each image the place of a near-duplicate in a stricter split; -1 where there is none."""
-    near_N, thumbs = np.full(len(images), -1, np.int32), Rows(images.folder / "thumbs.npy")
+    near_N, reductions = np.full(len(images), -1, np.int32), Rows(images.folder / "thumbs.npy")
+    thumbs = reductions.whole() if len(reductions) <= FEW else reductions
     for key in range(KEYS):
         by_key = Sorter(images.folder, "key")
         for places, batch in images.batches():
@@ -95,7 +97,9 @@ def _needed(splits_M: NDArray[np.int8], wanted_M: NDArray[np.bool_]) -> NDArray[
     return np.unique(np.concatenate(needed))
 
 
-def _compare(thumbs: Rows, stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]) -> None:
+def _compare(
+    thumbs: Rows | NDArray[np.uint8], stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]
+) -> None:
     """Look at neighbours, the next first; of images that are near to one in a stricter split, note the first found."""
     keys_M, places_M = stretch_M["key"], stretch_M["place"]
     wanted_M = near_N[places_M] < 0

@@ -42,6 +42,10 @@ class Rows:
         read: NDArray[Any] = np.frombuffer(b"".join(data), self._dtype).reshape(-1, *self._shape[1:])
         return read.take(places_M, axis=0)
 
+    def whole(self) -> NDArray[Any]:
+        """Return all rows."""
+        return self[np.arange(len(self))]
+
     def parts(self, rows: int) -> Iterator[NDArray[Any]]:
         """Yield all rows in their order, some at a time."""
         for start in range(0, len(self), rows):
@@ -72,10 +76,14 @@ class RowFile:
         data = os.pread(self._descriptor, self._row_bytes, self._offset + row * self._row_bytes)
         return np.frombuffer(data, self._dtype).reshape(self._shape)
 
+    def cut(self, rows: int) -> None:
+        """Forget what lies behind so many rows; what no one writes before the file is closed reads as zeros."""
+        os.ftruncate(self._descriptor, self._offset + rows * self._row_bytes)
+
     def close(self, rows: int | None = None) -> None:
         """Close the file; with `rows`, say how many it has."""
         if rows is not None:
-            os.ftruncate(self._descriptor, self._offset + rows * self._row_bytes)
+            self.cut(rows)
             os.pwrite(self._descriptor, self._header(rows), 0)
         os.close(self._descriptor)
 

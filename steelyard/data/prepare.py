@@ -62,7 +62,7 @@ def prepare(
         dealt = deal_out(images, catalog, data.split)
         images.near_N = find_near(images, dealt.splits_N)
         removed_N = (images.near_N >= 0) & (data.near_duplicates == "remove")
-        images.keep_splits(catalog, np.where(removed_N, 0, dealt.splits_N).astype(np.int8))
+        images.splits_N = np.where(removed_N, 0, dealt.splits_N).astype(np.int8)
         tally = write_rows(images, classes, data.shape, masks=bool(masks))
         check_splits(tally.images, {} if masks else tally.counts, given, images.grouped)
         index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data, catalog))
@@ -88,18 +88,19 @@ def _settings(data: Data) -> str:
 
 def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
     """List the source and decode what is new; stop where too much of it is bad."""
-    listed = catalog.list_items(job.source.listings())
+    catalog.list_items(job.source.listings())
+    listed, pending, row = catalog.census()
     pixels = Pixels(job.folder, job.shape, job.classes)
+    pixels.items.cut(row)
     bad = catalog.count("quarantined")
-    with closing(decode_pending(job, catalog, workers)) as decoding:
+    with closing(decode_pending(job, catalog, pending, row, workers)) as decoding:
         for more in decoding:
             bad += more
             if _too_many(bad, listed, allowed):
                 break
     _refuse_too_many(catalog, listed, allowed)
-    rows = catalog.next_row()
-    pixels.close(rows)
-    catalog.state("rows", rows)
+    pixels.close(row + pending)
+    catalog.state("rows", row + pending)
 
 
 def _too_many(bad: int, listed: int, allowed: float) -> bool:

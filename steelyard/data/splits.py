@@ -1,9 +1,8 @@
 """Which split each image belongs to: stratified, without leaks, and the same on every machine."""
 
-import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Split
 from steelyard.data.groups import group_names
-from steelyard.data.images import STRICTNESS, Images
+from steelyard.data.images import STRICTNESS, Images, hashes
 from steelyard.data.sorting import Records, Sorter, changes
 from steelyard.errors import SourceError
 from steelyard.params import Split as Shares
@@ -114,7 +113,7 @@ class _Units:
     @classmethod
     def of(cls, images: Images, catalog: Catalog, seed: int) -> "_Units":
         names = group_names(catalog) if images.grouped else ()
-        ranks_G = _ranks(seed, (f"group {name}".encode() for name in names))
+        ranks_G = _ranks(seed, hashes(f"group {name}" for name in names))
         given_G, splits_G = np.zeros((2, len(ranks_G)), np.int8)
         return cls(
             seed=seed,
@@ -146,15 +145,12 @@ class _Distinct(NamedTuple):
     groups_D: NDArray[np.int32]  # -1 where there is none
 
 
-def _ranks(seed: int, names: Iterable[bytes]) -> NDArray[np.uint64]:
-    salt, sha256 = b"%d:" % seed, hashlib.sha256
-    hashes = b"".join([sha256(salt + name).digest()[:8] for name in names])
-    return np.frombuffer(hashes, ">u8").astype(np.uint64)
-
-
-def _ranks_of(seed: int, digests_ND: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    digests = digests_ND.tobytes()
-    return _ranks(seed, [digests[start : start + 32] for start in range(0, len(digests), 32)])
+def _ranks(seed: int, hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return ranks that differ from seed to seed as random ones do (SplitMix64's finalizer, Steele et al. 2014)."""
+    mixed_N = hashes_N ^ hashes([f"seed {seed}"])
+    for shift, factor in (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB):
+        mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
+    return mixed_N ^ (mixed_N >> np.uint64(31))
 
 
 def _united(images: Images, groups: int) -> NDArray[np.int32]:
@@ -216,7 +212,7 @@ def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]
         units.splits_N[places.start + first_D] = given_D
         free_D = given_D <= TRAIN
         singles = np.zeros(np.count_nonzero(free_D), UNIT)
-        singles["rank"] = _ranks_of(units.seed, batch["facts"]["digest"][first_D[free_D]])
+        singles["rank"] = _ranks(units.seed, batch["prefix"][first_D[free_D]])
         singles["label"] = np.minimum.reduceat(batch["label"], first_D)[free_D]
         singles["unit"] = places.start + first_D[free_D]
         by_rank.add(singles)
@@ -258,7 +254,7 @@ def _by_size(images: Images, units: _Units) -> Iterator[Records]:
         found_D = np.zeros(len(first_D), UNIT)
         found_D["unit"] = np.where(groups_D >= 0, groups_D, groups + places.start + first_D)
         found_D["rank"][groups_D >= 0] = units.ranks_G[groups_D[groups_D >= 0]]
-        found_D["rank"][groups_D < 0] = _ranks_of(units.seed, batch["facts"]["digest"][first_D[groups_D < 0]])
+        found_D["rank"][groups_D < 0] = _ranks(units.seed, batch["prefix"][first_D[groups_D < 0]])
         found = np.repeat(found_D, sizes_D)
         found["label"] = batch["label"]
         order_M = np.lexsort((batch["label"], batch["prefix"]))

@@ -1,7 +1,6 @@
 """What is pending in a catalog -> rows of pixels, by as many processes as there are processors."""
 
 import gc
-import hashlib
 import os
 import signal
 import threading
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog, Found
-from steelyard.data.images import FACTS, STRICTNESS, hashes
+from steelyard.data.images import FACTS, STRICTNESS, digests, hashes
 from steelyard.data.item import Item, Sample, Shape, Source
 from steelyard.data.near import THUMB, fingerprints
 from steelyard.data.pixels import RowFile
@@ -43,6 +42,7 @@ class Pixels:
         self.images = RowFile(folder / "images.npy", shape)
         self.thumbs = RowFile(folder / "thumbs.npy", (THUMB * THUMB,))
         self.facts = RowFile(folder / "facts.npy", (), FACTS)
+        self.items = RowFile(folder / "items.npy", (), np.int32)  # ids in the catalog; 0 where nothing was decoded
         self.masks = RowFile(folder / "masks.npy", shape[:2]) if classes else None
         self.counts = RowFile(folder / "counts.npy", (classes,), np.uint32) if classes else None
 
@@ -58,7 +58,7 @@ class Pixels:
 
     def close(self, rows: int | None = None) -> None:
         """Close them; with `rows`, say how many each has."""
-        for file in (self.images, self.thumbs, self.facts, self.masks, self.counts):
+        for file in (self.images, self.thumbs, self.facts, self.items, self.masks, self.counts):
             if file is not None:
                 file.close(rows)
 
@@ -80,16 +80,21 @@ def processes() -> int:
     )
 
 
-def decode_pending(job: Job, catalog: Catalog, workers: int) -> Generator[int]:
+def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: int) -> Generator[int]:
     """Decode what is pending, write it down as it comes, and yield how many of each chunk could not be used.
+
+    Args:
+        job: what to decode, and into which folder.
+        catalog: what is pending.
+        pending: how many these are.
+        row: the first of theirs.
+        workers: processes that decode; for a few items none is started.
 
     Raises:
         StoreError: the object store does not answer; what was decoded until then stays.
         SteelyardError: a process was killed, as happens where memory runs out.
     """
-    pending = catalog.count("listed", "row IS NULL AND problem IS NULL")
     progress = Progress("decoding", pending, "images")
-    row = catalog.next_row()
     chunks = _numbered(catalog.pending(CHUNK), row)
     alone = workers == 1 or pending <= FEW or not job.source.parallel
     told = time.monotonic()
@@ -171,10 +176,10 @@ class _Worker:
         samples = zip(chunk, self._samples([item for _, item in chunk]), strict=True)
         while stretch := list(islice(samples, self._at_once)):
             found += (Found(number, str(one)) for (number, _), one in stretch if isinstance(one, UnreadableImage))
-            decoded = [(listed, one) for listed, one in stretch if not isinstance(one, UnreadableImage)]
+            decoded = [(*listed, one) for listed, one in stretch if not isinstance(one, UnreadableImage)]
             if decoded:
-                self._keep(row, [(item, one) for (_, item), one in decoded])
-            found += (Found(number, row=row + place) for place, ((number, _), _) in enumerate(decoded))
+                self._keep(row, decoded)
+            found += (Found(number, row=row + place) for place, (number, _, _) in enumerate(decoded))
             row += len(decoded)
         return found
 
@@ -191,32 +196,29 @@ class _Worker:
         except UnreadableImage as error:
             return error
 
-    def _keep(self, row: int, decoded: list[tuple[Item, Sample]]) -> None:
+    def _keep(self, row: int, decoded: list[tuple[int, Item, Sample]]) -> None:
         """Write samples from a row on, with what is worth knowing of each."""
-        images_NHWC = np.ascontiguousarray([sample.pixels_HWC for _, sample in decoded])
+        numbers, items, samples = zip(*decoded, strict=True)
+        images_NHWC = np.ascontiguousarray([sample.pixels_HWC for sample in samples])
         facts_N = np.zeros(len(decoded), FACTS)
         facts_N["keys"], thumbs_NT = fingerprints(images_NHWC)
         facts_N["brightness"] = thumbs_NT.mean(axis=1) / 255
-        facts_N["digest"] = _digests(images_NHWC)
-        facts_N["label"] = hashes([item.label for item, _ in decoded])
-        facts_N["given"] = [STRICTNESS.index(item.split) for item, _ in decoded]
-        facts_N["width"], facts_N["height"] = zip(*((one.width, one.height) for _, one in decoded), strict=True)
+        facts_N["digest"] = digests(images_NHWC)
+        facts_N["label"] = hashes(item.label for item in items)
+        facts_N["given"] = [STRICTNESS.index(item.split) for item in items]
+        facts_N["width"], facts_N["height"] = zip(*((sample.width, sample.height) for sample in samples), strict=True)
         if self.pixels.masks is not None and self.pixels.counts is not None:
-            masks_NHW = np.ascontiguousarray([sample.mask_HW for _, sample in decoded], np.uint8)
-            facts_N["truth"] = _digests(masks_NHW)
+            masks_NHW = np.ascontiguousarray([sample.mask_HW for sample in samples], np.uint8)
+            facts_N["truth"] = digests(masks_NHW)
             self.pixels.masks.write(row, masks_NHW)
             self.pixels.counts.write(row, self._counts(masks_NHW))
         self.pixels.images.write(row, images_NHWC)
         self.pixels.thumbs.write(row, thumbs_NT)
         self.pixels.facts.write(row, facts_N)
+        self.pixels.items.write(row, np.array(numbers, np.int32))
 
     def _counts(self, masks_NHW: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """Return how many pixels of each class every mask has."""
         classes = self.job.classes
         counts = [np.bincount(mask_HW.ravel(), minlength=classes)[:classes] for mask_HW in masks_NHW]
         return np.array(counts, np.uint32)
-
-
-def _digests(arrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    digests = b"".join(hashlib.sha256(array).digest() for array in arrays)
-    return np.frombuffer(digests, np.uint8).reshape(len(arrays), -1)

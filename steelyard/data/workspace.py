@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 from steelyard.artifact import link_or_copy
 from steelyard.data.catalog import Catalog, settings_of
 from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.pixels import Rows
 from steelyard.data.shards import read_shards
 from steelyard.data.workers import Pixels
 from steelyard.errors import ArtifactError, InputError
@@ -44,7 +47,7 @@ def workspace(folder: Path, settings: str, store: ObjectStore | None) -> Iterato
         try:
             yield partial, catalog
         except BaseException:
-            if not catalog.next_row():
+            if not catalog.census().next_row:
                 _empty(partial)
                 partial.rmdir()
             raise
@@ -82,22 +85,25 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
     Arrays are shared with the earlier result rather than copied: rows are only ever added, and it does not read beyond
     its own.
     """
-    known = ("thumbs.npy", "facts.npy", "counts.npy")
+    known = ("thumbs.npy", "facts.npy", "items.npy", "counts.npy")
     for name in (*known, *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
         if (dataset.folder / name).exists():
             link_or_copy(dataset.folder / name, partial / name)
+    copy = partial / f"{CATALOG}.copy"
+    shutil.copyfile(dataset.folder / CATALOG, copy)
     if dataset.index.layout == "shards":
         classes = len(dataset.index.classes) if dataset.index.task == "segmentation" else 0
         pixels = Pixels(partial, dataset.index.image_shape, classes)
+        ids_M = Rows(partial / "items.npy").whole()
+        lost_M = np.ones(len(ids_M), bool)  # in no split, so in no shard
         for split in SPLITS:
             for row, image_HWC, truth in read_shards(dataset.index.shards[split], dataset.shard(split)):
                 pixels.write(row, image_HWC, None if isinstance(truth, int) else truth)
+                lost_M[row] = False
         pixels.close()
-    copy = partial / f"{CATALOG}.copy"
-    shutil.copyfile(dataset.folder / CATALOG, copy)
-    if dataset.index.layout == "shards":  # which have only what is in a split
         catalog = Catalog(copy)
-        catalog.sql("UPDATE items SET row = NULL WHERE split IS NULL OR id NOT IN (SELECT id FROM kept)")
+        lost = zip(ids_M[lost_M].tolist(), np.flatnonzero(lost_M).tolist(), strict=True)
+        catalog.many("UPDATE items SET row = NULL WHERE id = ? AND row = ?", lost)
         catalog.close()
     copy.rename(partial / CATALOG)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.prepare import prepare
+from steelyard.data.shards import read_shards
 from steelyard.params import Data
 from steelyard.store import ObjectStore
 
@@ -70,11 +71,23 @@ class Row(NamedTuple):
 def rows(dataset: Dataset) -> list[Row]:
     """Return what became of each item that was listed, by path, part and label."""
     catalog = Catalog(dataset.folder / "catalog.sqlite")
+    dealt = _dealt(dataset)
     try:
-        found = catalog.sql("SELECT path, part, label, split, problem, row FROM listed ORDER BY path, part, label")
-        return [Row(path.decode("utf-8", "surrogateescape"), *others) for path, *others in found]
+        found = catalog.sql("SELECT path, part, label, problem, row FROM listed ORDER BY path, part, label")
+        return [
+            Row(path.decode("utf-8", "surrogateescape"), part, label, dealt.get(row), problem, row)
+            for path, part, label, problem, row in found
+        ]
     finally:
         catalog.close()
+
+
+def _dealt(dataset: Dataset) -> dict[int, str]:
+    """Return the split of each row that is in one."""
+    if dataset.index.layout == "arrays":
+        return {row: split for split in SPLITS for row in np.load(dataset.folder / split / "rows.npy").tolist()}
+    shards = dataset.index.shards
+    return {one.row: split for split in SPLITS for one in read_shards(shards[split], dataset.shard(split))}
 
 
 def splits(dataset: Dataset) -> dict[str, str | None]:

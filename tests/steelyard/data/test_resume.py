@@ -329,9 +329,13 @@ def test_what_is_listed_as_before_is_not_looked_at(tmp_path: Path) -> None:
 
     catalog = Catalog(tmp_path / "catalog.sqlite")
     items = [Item(path=f"{number}.png", label="a") for number in range(4)]
-    assert catalog.list_items([Listing("first", items[:2]), Listing("second", items[2:])]) == 4
-    assert catalog.list_items([Listing("second", none()), Listing("first", none())]) == 4
-    assert catalog.list_items([Listing("second", none()), Listing("third", items[:1])]) == 3
+    for listings, listed in (
+        ([Listing("first", items[:2]), Listing("second", items[2:])], 4),
+        ([Listing("second", none()), Listing("first", none())], 4),
+        ([Listing("second", none()), Listing("third", items[:1])], 3),
+    ):
+        catalog.list_items(listings)
+        assert catalog.census().listed == listed
     catalog.close()
 
 
@@ -362,6 +366,23 @@ def test_what_was_decoded_before_an_error_is_not_decoded_again(tmp_path: Path) -
     (source / "cat" / "broken.png").unlink()
     dataset = prepared(source, tmp_path / "out")
     assert digests(dataset) == digests(prepared(class_folders(tmp_path / "fresh", 20), tmp_path / "other"))
+
+
+def test_rows_that_a_killed_run_did_not_write_down_are_forgotten(tmp_path: Path) -> None:
+    source, out = class_folders(tmp_path / "source"), tmp_path / "out"
+    listed = rows(prepared(source, out))
+    with closing(sqlite3.connect(out / "catalog.sqlite")) as catalog:
+        catalog.execute("UPDATE items SET row = NULL WHERE row > 1")
+        catalog.execute("DELETE FROM facts WHERE name = 'rows'")
+        catalog.commit()
+    out.rename(tmp_path / ".out.partial")
+    third, *_, last = sorted(
+        (one for one in listed if one.row is not None and one.row > 1), key=lambda one: one.row or 0
+    )
+    (source / third.path).write_bytes(b"")  # so that all behind it move up by one row
+    save(source / last.path, noise(77))
+    again = prepared(source, out, max_quarantined=0.5)
+    assert digests(again) == digests(prepared(source, tmp_path / "fresh", max_quarantined=0.5))
 
 
 @pytest.mark.parametrize("changed", [1, 20])

@@ -369,6 +369,7 @@ def test_splitting_many_images_takes_seconds(tmp_path: Path, group: str) -> None
     facts["digest"] = np.random.default_rng(0).integers(0, 256, (count // 2, 32), np.uint8).repeat(2, axis=0)
     facts["label"] = hashes("ab" * (count // 2))
     np.save(tmp_path / "facts.npy", facts)
+    np.save(tmp_path / "items.npy", np.arange(1, count + 1, dtype=np.int32))
     started = time.process_time()
     dealt = deal_out(Images.of(catalog, tmp_path, group), catalog, Split())
     assert time.process_time() - started < 15
