@@ -33,7 +33,8 @@ def prepare_data(params: str, contract: str, data: str, dataset: Output[Dataset]
         parsed.check_trainable()
         wanted = Contract.from_yaml(read_text(contract, runtime.store), "contract")
         wanted.check_task(parsed.task)
-        prepared = prepare(parsed.data, parsed.task, Path(dataset.path), runtime.store)
+        kept = runtime.beside(dataset.uri, "decoded")
+        prepared = prepare(parsed.data, parsed.task, Path(dataset.path), runtime.store, kept_at=kept)
         copyfile(prepared.card, card.path)
         wanted.check_classes(prepared.index.classes)
         return [candidate.model_dump(mode="json", exclude_none=True) for candidate in parsed.candidates.values()]

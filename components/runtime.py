@@ -36,8 +36,12 @@ class Runtime:
 
     def checkpoints(self, artifact: str) -> str:
         """Return where trainings leave checkpoints: a folder, or the bucket of an artifact's URI; "" for nowhere."""
+        return self.checkpoints_folder or self.beside(artifact, "checkpoints")
+
+    def beside(self, artifact: str, folder: str) -> str:
+        """Return the address of a folder in the bucket of an artifact's URI; "" where that is local."""
         bucket = s3_address(artifact).removeprefix("s3://").partition("/")[0]
-        return self.checkpoints_folder or (f"s3://{bucket}/checkpoints" if bucket and self.store else "")
+        return f"s3://{bucket}/{folder}" if bucket and self.store else ""
 
     def tell(self, line: str) -> None:
         """Write a line of progress into the task's log."""

@@ -48,6 +48,10 @@ _CENSUS = """
 SELECT COUNT(*) FILTER (WHERE NOT gone), COUNT(*) FILTER (WHERE NOT gone AND row IS NULL AND problem IS NULL),
     COALESCE(MAX(row) + 1, 0) FROM items
 """
+_FIND = """
+SELECT id, row IS NULL AND problem IS NULL FROM items
+WHERE path = ? AND part = ? AND label = ? AND given = ? AND grp = ? AND version = ? AND mask = ? AND NOT gone
+"""
 _FORGET_TROUBLED = """
 UPDATE listings SET seen = 0,
     signature = CASE WHEN id NOT IN (SELECT listing FROM quarantined) THEN signature END
@@ -60,6 +64,13 @@ class Found(NamedTuple):
     id: int
     problem: str | None = None
     row: int | None = None
+
+
+class Listed(NamedTuple):
+    """An item that is listed."""
+
+    id: int
+    pending: bool  # still to be decoded
 
 
 class Census(NamedTuple):
@@ -149,6 +160,17 @@ class Catalog:
     def record(self, found: Iterable[Found]) -> None:
         """Write down what became of items."""
         self.many("UPDATE items SET problem = ?2, row = ?3 WHERE id = ?1", found)
+
+    def item(self, number: int) -> Item:
+        """Return an item by its id."""
+        query = "SELECT path, version, part, label, grp, given, mask FROM items WHERE id = ?"
+        return _item(*self.sql(query, number).fetchone())
+
+    def find(self, item: Item) -> Listed | None:
+        """Return what is known of an item, if it is listed as it is."""
+        path, version, part, label, group, split, mask, _ = item
+        found = self.sql(_FIND, os.fsencode(path), part, label, split, group, version, os.fsencode(mask)).fetchone()
+        return None if found is None else Listed(*found)
 
     def named(self, ids: Iterable[int]) -> str:
         """Return items as text: where each is and, in brackets, its label or mask."""

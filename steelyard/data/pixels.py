@@ -61,7 +61,7 @@ class RowFile:
 
     def __init__(self, file: Path, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
         self.file, self._shape, self._dtype = file, shape, np.dtype(dtype)
-        self._row_bytes = prod(shape) * self._dtype.itemsize
+        self.row_bytes = prod(shape) * self._dtype.itemsize
         self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         self._offset = len(self._header(0))
         if not os.fstat(self._descriptor).st_size:
@@ -69,16 +69,31 @@ class RowFile:
 
     def write(self, row: int, content: NDArray[np.generic]) -> None:
         """Write one row, or several from there on."""
-        os.pwrite(self._descriptor, np.ascontiguousarray(content).tobytes(), self._offset + row * self._row_bytes)
+        os.pwrite(self._descriptor, np.ascontiguousarray(content).tobytes(), self._offset + row * self.row_bytes)
 
     def read(self, row: int) -> NDArray[Any]:
         """Return one row."""
-        data = os.pread(self._descriptor, self._row_bytes, self._offset + row * self._row_bytes)
-        return np.frombuffer(data, self._dtype).reshape(self._shape)
+        only: NDArray[Any] = self.block(row, 1)[0]
+        return only
+
+    def block(self, row: int, count: int) -> NDArray[Any]:
+        """Return rows from one on; those that were never written are zeros."""
+        data = os.pread(self._descriptor, count * self.row_bytes, self._offset + row * self.row_bytes)
+        return np.frombuffer(data.ljust(count * self.row_bytes, b"\0"), self._dtype).reshape(count, *self._shape)
+
+    def checked(self, rows: NDArray[Any], count: int) -> NDArray[Any]:
+        """Return rows that fit into this file.
+
+        Raises:
+            ValueError: they do not, or are not as many.
+        """
+        if rows.dtype != self._dtype or rows.shape != (count, *self._shape):
+            raise ValueError(f"rows of {rows.dtype} {rows.shape} do not belong into {self.file.name}")
+        return rows
 
     def cut(self, rows: int) -> None:
         """Forget what lies behind so many rows; what no one writes before the file is closed reads as zeros."""
-        os.ftruncate(self._descriptor, self._offset + rows * self._row_bytes)
+        os.ftruncate(self._descriptor, self._offset + rows * self.row_bytes)
 
     def close(self, rows: int | None = None) -> None:
         """Close the file; with `rows`, say how many it has."""

@@ -15,6 +15,7 @@ from steelyard.data.catalog import SCHEMA, Catalog
 from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
 from steelyard.data.files import place
 from steelyard.data.images import FACTS, Images
+from steelyard.data.kept import Kept, Place
 from steelyard.data.layout import Tally, move_to_shards, write_rows
 from steelyard.data.near import find_near
 from steelyard.data.sources.choose import open_source
@@ -24,7 +25,7 @@ from steelyard.data.workers import Job, Pixels, decode_pending, processes
 from steelyard.data.workspace import workspace
 from steelyard.errors import SourceError
 from steelyard.params import Data
-from steelyard.store import ObjectStore
+from steelyard.store import ObjectStore, needed
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,12 @@ DECODER = 3  # counted up when decoding gives other pixels than before
 
 
 def prepare(
-    data: Data, task: str, folder: Path, store: ObjectStore | None = None, workers: int | None = None
+    data: Data,
+    task: str,
+    folder: Path,
+    store: ObjectStore | None = None,
+    workers: int | None = None,
+    kept_at: str = "",
 ) -> Dataset:
     """Decode a source once and write it as a Dataset.
 
@@ -47,15 +53,18 @@ def prepare(
         folder: where the Dataset goes; replaced when all is written.
         store: for s3:// addresses.
         workers: processes that decode; if not given, one for each processor, and at most 8.
+        kept_at: an s3:// address, if what is decoded is kept for preparations in other folders, and taken from there.
 
     Raises:
         SourceError: nothing to prepare, too many unreadable files, or a class too small to be split.
         StoreError: the object store does not answer.
     """
     source, masks = open_source(data, store), tuple(data.masks.classes) if data.masks else ()
-    with workspace(folder, _settings(data), store) as (partial, catalog):
+    settings = _settings(data)
+    with workspace(folder, settings, store) as (partial, catalog):
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
-        _decode(job, catalog, data.max_quarantined, workers or processes())
+        place = Place(needed(store, kept_at), kept_at, settings) if kept_at and source.parallel else None
+        _decode(job, catalog, data.max_quarantined, workers or processes(), place)
         images = Images.of(catalog, partial, data.group)
         given = any(images.given)
         classes = masks or tuple(check_classes(_distinct(images), least=1 if given else len(SPLITS)))
@@ -86,18 +95,23 @@ def _settings(data: Data) -> str:
     return json.dumps({**chosen, "shape": data.shape, "decoder": DECODER, **files}, sort_keys=True)
 
 
-def _decode(job: Job, catalog: Catalog, allowed: float, workers: int) -> None:
+def _decode(job: Job, catalog: Catalog, allowed: float, workers: int, place: Place | None) -> None:
     """List the source and decode what is new; stop where too much of it is bad."""
     catalog.list_items(job.source.listings())
     listed, pending, row = catalog.census()
     pixels = Pixels(job.folder, job.shape, job.classes)
     pixels.items.cut(row)
     bad = catalog.count("quarantined")
-    with closing(decode_pending(job, catalog, pending, row, workers)) as decoding:
-        for more in decoding:
-            bad += more
-            if _too_many(bad, listed, allowed):
-                break
+    with closing(Kept(place, pixels, catalog)) as kept:
+        found = kept.restore(row)
+        pending, row = pending - found, row + found
+        with closing(decode_pending(job, catalog, pending, row, workers)) as decoding:
+            for more, written in decoding:
+                kept.keep(written)
+                bad += more
+                if _too_many(bad, listed, allowed):
+                    break
+        kept.keep(row + pending, wait=True)
     _refuse_too_many(catalog, listed, allowed)
     pixels.close(row + pending)
     catalog.state("rows", row + pending)

@@ -56,11 +56,16 @@ class Pixels:
         """Return an image and its mask."""
         return self.images.read(row), None if self.masks is None else self.masks.read(row)
 
+    @property
+    def files(self) -> dict[str, RowFile]:
+        """Those that there are, by name."""
+        all_ = (self.images, self.thumbs, self.facts, self.items, self.masks, self.counts)
+        return {file.file.stem: file for file in all_ if file is not None}
+
     def close(self, rows: int | None = None) -> None:
         """Close them; with `rows`, say how many each has."""
-        for file in (self.images, self.thumbs, self.facts, self.items, self.masks, self.counts):
-            if file is not None:
-                file.close(rows)
+        for file in self.files.values():
+            file.close(rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +85,10 @@ def processes() -> int:
     )
 
 
-def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: int) -> Generator[int]:
-    """Decode what is pending, write it down as it comes, and yield how many of each chunk could not be used.
+def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: int) -> Generator[tuple[int, int]]:
+    """Decode what is pending, and write it down as it comes.
+
+    Yields, of each chunk, how many could not be used, and the row before which all is written down.
 
     Args:
         job: what to decode, and into which folder.
@@ -99,14 +106,16 @@ def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: 
     alone = workers == 1 or pending <= FEW or not job.source.parallel
     told = time.monotonic()
     waiting: list[Found] = []
+    written = row
     try:
         for found in _here(job, chunks) if alone else _by_processes(job, chunks, workers):
             waiting += found
+            row += len(found)
             progress.advance(len(found))
             if time.monotonic() - told > 1:
                 catalog.record(waiting)
-                waiting, told = [], time.monotonic()
-            yield sum(one.problem is not None for one in found)
+                waiting, told, written = [], time.monotonic(), row
+            yield sum(one.problem is not None for one in found), written
     finally:
         catalog.record(waiting)
         progress.close()
