@@ -3,7 +3,7 @@
 import copy
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from steelyard.training.augment import Augmentation
 from steelyard.training.batches import Batch
 from steelyard.training.device import precision
 from steelyard.training.freezing import Freezing
+from steelyard.training.graphs import Graphs
 from steelyard.training.group import ALONE, Group
 from steelyard.training.loss import Loss, hits_and_counted
 from steelyard.training.schedule import learning_rate
@@ -54,6 +55,8 @@ class Learner:
         self._recipe, self._loss, self._steps = recipe, loss, steps
         self._device, self._group = device, group
         self._freezing = Freezing(model.network, recipe.unfreeze)
+        graphs = device.type == "cuda" and not recipe.deterministic  # what is faster differs from run to run
+        self._graphs = Graphs(self.model, device, wanted=graphs)
         self._augment = Augmentation(recipe.augment, model.network.classes)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -63,6 +66,7 @@ class Learner:
         """Set the network to learn, in an epoch."""
         self.model.train()
         self._freezing.begin(epoch)
+        self._graphs.begin()
 
     def learn(self, batch: Batch, step: int) -> Tensor:
         """Take one step, and return (4,): the summed loss, the hits, of how many, and what the loss is divided by.
@@ -84,6 +88,7 @@ class Learner:
                 if tried <= 1:
                     raise
             self.micro_batch = tried // 2
+            self._graphs.forget()
             log.warning("the device's memory is full: going on with %d images at a time", self.micro_batch)
         if self._group.size > 1:
             self._group.add_up(self.model.parameters(), figures[:3])
@@ -100,7 +105,7 @@ class Learner:
 
     def answer(self, images_NHWC: Tensor) -> Tensor:
         """Return the logits (N, classes), or for masks (N, classes, H, W), of the weights that count."""
-        with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast():
             while True:
                 try:
                     parts = torch.split(images_NHWC, self._answered_at_once)
@@ -146,13 +151,19 @@ class Learner:
         total, sums = self._loss.total(targets), torch.zeros(3, dtype=torch.float64, device=self._device)
         if self._group.rank:
             torch.manual_seed(_seed(self._recipe.seed, step, self._group.rank))  # else all drop the same neurons
-        for images, wanted in _parts(images_NCHW[mine], targets[mine], self.micro_batch):
-            with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
-                logits, _ = self.model.answer(images)
+        parts = _parts(images_NCHW[mine], targets[mine], self.micro_batch)
+        for images, wanted in parts:
+            with self._autocast():
+                logits = self._graphs.answer(images, whole=len(parts) == 1)
             loss = self._loss.sum(logits.float(), wanted)
             (loss / total).backward()  # type: ignore[no-untyped-call]
             sums += torch.stack([loss.detach().double(), *hits_and_counted(logits, wanted)])
         return torch.cat([sums, total[None]])
+
+    def _autocast(self) -> torch.autocast:
+        """Return what lets the network reckon in its precision; without a cache of weights, which no graph can have."""
+        lower = self.precision != torch.float32
+        return torch.autocast(self._device.type, self.precision, enabled=lower, cache_enabled=False)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -187,9 +198,10 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _parts(images_NCHW: Tensor, targets: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    count = -(-len(targets) // most)
-    return zip(images_NCHW.tensor_split(count), targets.tensor_split(count), strict=True) if count else iter(())
+def _parts(images_NCHW: Tensor, targets: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
+    if not (count := -(-len(targets) // most)):
+        return []
+    return list(zip(images_NCHW.tensor_split(count), targets.tensor_split(count), strict=True))
 
 
 def _seed(*numbers: int) -> int:
