@@ -1,18 +1,34 @@
 """The compiled pipeline on a real Kubeflow Pipelines backend."""
 
+import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
-from e2e_platform import KFP, SERVING, Platform, exists, forwarded, kubectl, run_python, wait_for
+from e2e_platform import (
+    BUCKET,
+    KFP,
+    SERVING,
+    Platform,
+    exists,
+    forwarded,
+    kubectl,
+    minio,
+    remove_objects,
+    run_python,
+    wait_for,
+)
 from e2e_runs import CLIENT, DEMANDING_CONTRACT, SECOND_CLIENT, Runs, patient_params
 from metadata import Output, outputs
 from mlflow import MlflowClient
+from PIL import Image
 
 from components.cluster.api import request
 from components.cluster.tasks import Task, list_tasks
@@ -243,7 +259,7 @@ def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same
     first = running(platform, run, "train-candidate")
     with platform.tracking() as uri:
         wait_for(lambda: len(history(uri, "killed-cnn")) > 20, 120, "twenty epochs")
-    run_python(KFP, first.pod, "main", KILL_THE_TRAINER)
+    run_python(KFP, first.pod, "main", KILL_THE_TASK)
     wait_for(lambda: any(one.failed for one in tasks(platform, run, "train-candidate")), 60, "the trainer's end")
     second = running(platform, run, "train-candidate")
     wait_for(lambda: GOES_ON in log_of(second.pod), 180, "the retry to resume")
@@ -258,13 +274,57 @@ def test_a_killed_training_is_resumed_by_the_retry_and_a_deleted_one_by_the_same
 
 
 GOES_ON = "going on from step"
-KILL_THE_TRAINER = """
+KILL_THE_TASK = """
 import os, pathlib, signal
 for found in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
     program, *words = found.read_bytes().decode().split("\\0")
     if "python" in program and "kfp.dsl.executor_main" in words:
         os.kill(int(found.parent.name), signal.SIGKILL)
 """
+
+
+def test_a_killed_preparation_is_taken_over_by_the_retry(platform: Platform, runs: Runs) -> None:
+    """What was decoded until then is in the object store; the second pod decodes the rest."""
+    assert runs.finished_second
+    images, number = f"e2e-images-{time.time_ns()}", 300
+    slow_images(images, number)
+    params = f"""
+task: classification
+data: {{source: "s3://{BUCKET}/{images}", image_size: 256}}
+training: {{epochs: 1, batch_size: 16}}
+candidates: {{tiny: {{layers: [{{conv: 4, stride: 8}}, {{global_pool: true}}]}}}}
+"""
+    run = platform.submit("e2e-killed-preparation", params=params, contract=DEMANDING_CONTRACT)
+    first = running(platform, run, "prepare-data")
+    before = decoded()
+    wait_for(lambda: decoded() - before, 120, "a part of what is decoded")
+    run_python(KFP, first.pod, "main", KILL_THE_TASK)
+    wait_for(lambda: any(one.failed for one in tasks(platform, run, "prepare-data")), 60, "the end of the first pod")
+    second = running(platform, run, "prepare-data")
+    found: re.Match[str] = wait_for(lambda: TAKEN_OVER.search(log_of(second.pod)), 120, "the second to take over")
+    assert 0 < int(found[1]) < number
+    assert platform.ended(run) == "SUCCEEDED"
+    for prefix in (images, *{name.rpartition("/")[0] for name in decoded() - before}):
+        remove_objects(prefix)
+
+
+TAKEN_OVER = re.compile(r"(\d+) images were decoded before")
+
+
+def slow_images(prefix: str, number: int) -> None:
+    """Upload images of small files that take a tenth of a second each to decode."""
+    rng = np.random.default_rng(time.time_ns())
+    for one in range(number):
+        stream = io.BytesIO()
+        pixels = Image.fromarray(rng.integers(0, 2, (12, 12, 3), np.uint8) * 255)
+        pixels.resize((2400, 2400), Image.Resampling.NEAREST).save(stream, "PNG")
+        name, size = f"{prefix}/{'ab'[one % 2]}/{one}.png", stream.tell()
+        stream.seek(0)
+        minio().put_object(BUCKET, name, stream, size)
+
+
+def decoded() -> set[str]:
+    return {str(found.object_name) for found in minio().list_objects(BUCKET, prefix="decoded/", recursive=True)}
 
 
 def log_of(pod: str) -> str:
