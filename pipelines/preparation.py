@@ -58,7 +58,6 @@ class Prepared:
             f"  duplicates  {index.duplicates} equal to another, {index.near_duplicates} like one in a stricter split",
             f"  quarantined {len(index.quarantined)}",
             *(f"              {one.path}: {one.reason}" for one in index.quarantined[:5]),
-            *(f"  warning     {warning}" for warning in index.warnings),
             f"  data card   {self.dataset.card}",
         ]
         return "\n".join(lines) + "\n"

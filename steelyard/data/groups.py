@@ -26,12 +26,13 @@ def number_groups(catalog: Catalog, expression: str) -> NDArray[np.int32]:
     Raises:
         SourceError: the expression fits no path.
     """
-    groups_I = np.full(catalog.last_id() + 1, -1, np.int32)
+    items = catalog.last_id() + 1
     name = _group_in_path(catalog, expression) if expression else "grp"
     if not catalog.sql(f"SELECT 1 FROM kept WHERE {name} <> '' LIMIT 1").fetchone():
-        return groups_I
+        return np.broadcast_to(np.int32(-1), items)
     catalog.sql("CREATE TEMP TABLE groups (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL)")
     catalog.sql(f"INSERT INTO groups (name) SELECT DISTINCT {name} FROM kept WHERE {name} <> '' ORDER BY 1")
+    groups_I = np.full(items, -1, np.int32)
     for item, group in catalog.sql(f"SELECT kept.id, number - 1 FROM kept JOIN groups ON name = {name}"):
         groups_I[item] = group
     return groups_I

@@ -80,9 +80,8 @@ class Images:
         rows_I, groups_I = _rows_of_items(catalog, folder), number_groups(catalog, group)
         images = cls(folder=folder, names=names, grouped=bool(groups_I.max() >= 0))
         by_pixels, facts = Sorter(folder, "prefix"), Rows(folder / "facts.npy")
-        ids = np.flatnonzero(rows_I >= 0)
-        for start in range(0, len(ids), BATCH):
-            ids_M = ids[start : start + BATCH]
+        for start in range(0, len(rows_I), BATCH):
+            ids_M = start + np.flatnonzero(rows_I[start : start + BATCH] >= 0)
             by_pixels.add(images._records(ids_M, rows_I[ids_M], groups_I[ids_M], facts))
         images._keep(by_pixels.batches())
         return images

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.files import Entry, Files
+from steelyard.data.files import Entry, Files, LocalFiles
 from steelyard.data.sources.segmentation import IGNORED, Pairs
 from steelyard.errors import SourceError
-from steelyard.params import Masks
+from steelyard.params import Masks, Tiles
 from steelyard.store import ObjectStore
 from tests.s3_server import uploaded
 from tests.steelyard.data.pictures import (
@@ -431,6 +431,20 @@ def test_a_stack_whose_mask_has_other_pages_is_quarantined(tmp_path: Path, chang
     dataset = run(source, tmp_path / "out", max_quarantined=0.3, **changes)
     assert reasons(dataset) == {"images/1.tif": "has 4 pages, its mask 3"}
     assert len(masks(dataset)) == 8
+
+
+def test_41_stacks_become_20100_pairs(tmp_path: Path) -> None:
+    side, size, overlap = 8 + 9 * 4, 8, 4  # ten tiles a side
+    source, pages = tmp_path / "source", [*[5] * 40, 1]
+    for number, count in enumerate(pages):
+        stack(source / "images" / f"{number}.tif", [noise(1000 * number + page, side, side) for page in range(count)])
+        stack(source / "masks" / f"{number}.tif", [np.zeros((side, side), np.uint8)] * count)
+    pairs_ = Pairs(LocalFiles(str(source)), Masks(classes={"a": 0, "b": 1}), Tiles(size=size, overlap=overlap))
+    items = list(pairs_.items())
+    assert (len(items), {item.problem for item in items}) == (20_100, {""})
+    assert len({(item.path, item.part) for item in items}) == 20_100
+    last = pairs_.load(max(items, key=lambda item: (int(Path(item.path).stem), item.part)), (size, size, 3))
+    assert (last.pixels_HWC == noise(1000 * 40, side, side)[-size:, -size:]).all()
 
 
 def map_of(number: int, height: int, width: int) -> NDArray[np.uint8]:
