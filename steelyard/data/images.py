@@ -20,6 +20,7 @@ from steelyard.data.catalog import Catalog
 from steelyard.data.groups import number_groups
 from steelyard.data.pixels import Rows
 from steelyard.data.sorting import RUN_BYTES, Records, Sorter, changes
+from steelyard.errors import ArtifactError
 
 FACTS = np.dtype(
     [
@@ -75,6 +76,7 @@ class Images:
 
         Raises:
             SourceError: the expression fits no path.
+            ArtifactError: the files do not belong together.
         """
         names = [label for (label,) in catalog.sql("SELECT DISTINCT label FROM kept ORDER BY label")]
         rows_I, groups_I = _rows_of_items(catalog, folder), number_groups(catalog, group)
@@ -145,6 +147,8 @@ def _rows_of_items(catalog: Catalog, folder: Path) -> NDArray[np.int32]:
     rows_I[0] = -1  # rows of what could not be decoded
     for number in catalog.unused():
         rows_I[number] = -1
+    if np.count_nonzero(rows_I >= 0) != catalog.count("kept"):  # after a power cut, say
+        raise ArtifactError(f"{folder}: its rows are not those of its catalog; delete it, and all is decoded anew")
     return rows_I
 
 

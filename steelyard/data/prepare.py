@@ -25,12 +25,12 @@ from steelyard.data.workers import Job, Pixels, decode_pending, processes
 from steelyard.data.workspace import workspace
 from steelyard.errors import SourceError
 from steelyard.params import Data
-from steelyard.store import ObjectStore, needed
+from steelyard.store import ObjectStore, is_remote, needed
 
 log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 2**33  # of pixels; more of them are streamed
-DECODER = 3  # counted up when decoding gives other pixels than before
+DECODER = 3  # counted up when decoding gives other pixels or fingerprints than before
 
 
 def prepare(
@@ -53,7 +53,8 @@ def prepare(
         folder: where the Dataset goes; replaced when all is written.
         store: for s3:// addresses.
         workers: processes that decode; if not given, one for each processor, and at most 8.
-        kept_at: an s3:// address, if what is decoded is kept for preparations in other folders, and taken from there.
+        kept_at: an s3:// address, if what is decoded of a source in the store is kept there, for preparations in other
+            folders.
 
     Raises:
         SourceError: nothing to prepare, too many unreadable files, or a class too small to be split.
@@ -63,7 +64,7 @@ def prepare(
     settings = _settings(data)
     with workspace(folder, settings, store) as (partial, catalog):
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
-        place = Place(needed(store, kept_at), kept_at, settings) if kept_at and source.parallel else None
+        place = Place(needed(store, kept_at), kept_at, settings) if kept_at and is_remote(data.address) else None
         _decode(job, catalog, data.max_quarantined, workers or processes(), place)
         images = Images.of(catalog, partial, data.group)
         given = any(images.given)
@@ -98,20 +99,19 @@ def _settings(data: Data) -> str:
 def _decode(job: Job, catalog: Catalog, allowed: float, workers: int, place: Place | None) -> None:
     """List the source and decode what is new; stop where too much of it is bad."""
     catalog.list_items(job.source.listings())
-    listed, pending, row = catalog.census()
     pixels = Pixels(job.folder, job.shape, job.classes)
-    pixels.items.cut(row)
-    bad = catalog.count("quarantined")
-    with closing(Kept(place, pixels, catalog)) as kept:
-        found = kept.restore(row)
-        pending, row = pending - found, row + found
+    free = catalog.census().next_row
+    pixels.items.cut(free)
+    with closing(Kept(place, pixels, catalog, free)) as kept:
+        kept.restore()
+        listed, pending, row = catalog.census()
+        bad = catalog.count("quarantined")
         with closing(decode_pending(job, catalog, pending, row, workers)) as decoding:
             for more, written in decoding:
                 kept.keep(written)
                 bad += more
                 if _too_many(bad, listed, allowed):
                     break
-        kept.keep(row + pending, wait=True)
     _refuse_too_many(catalog, listed, allowed)
     pixels.close(row + pending)
     catalog.state("rows", row + pending)

@@ -22,6 +22,8 @@ from steelyard.training.schedule import learning_rate
 
 log = logging.getLogger(__name__)
 
+FEW_STEPS = 500  # trying a graph takes as long as some forty
+
 
 class Learner:
     """Learns batch by batch. All that is random in a step is drawn from the seed and the step's number alone."""
@@ -55,8 +57,8 @@ class Learner:
         self._recipe, self._loss, self._steps = recipe, loss, steps
         self._device, self._group = device, group
         self._freezing = Freezing(model.network, recipe.unfreeze)
-        graphs = device.type == "cuda" and not recipe.deterministic  # what is faster differs from run to run
-        self._graphs = Graphs(self.model, device, wanted=graphs)
+        worth_it = device.type == "cuda" and steps >= FEW_STEPS
+        self._graphs = Graphs(self.model, device, wanted=worth_it and not recipe.deterministic)  # speed is chance
         self._augment = Augmentation(recipe.augment, model.network.classes)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -87,8 +89,9 @@ class Learner:
                 tried = min(self.micro_batch, mine.stop - mine.start)
                 if tried <= 1:
                     raise
+            if self._graphs.give_up():
+                continue
             self.micro_batch = tried // 2
-            self._graphs.forget()
             log.warning("the device's memory is full: going on with %d images at a time", self.micro_batch)
         if self._group.size > 1:
             self._group.add_up(self.model.parameters(), figures[:3])

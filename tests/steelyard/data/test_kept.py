@@ -1,25 +1,27 @@
 """What is decoded is kept in an object store, for preparations that begin in an empty folder."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from steelyard.data import kept
+from steelyard.data import kept, workers
 from steelyard.data.dataset import Dataset
 from steelyard.data.prepare import prepare
-from steelyard.errors import SourceError, StoreError
+from steelyard.errors import SourceError, StoreError, UnreadableImage
 from steelyard.params import Data
 from steelyard.store import ObjectStore
-from tests.s3_server import BUCKET, serving, uploaded
+from tests.s3_server import BUCKET, uploaded
 from tests.steelyard.data.pictures import class_folders, digests, labelled, noise, prepared, reasons, save
-from tests.steelyard.data.test_resume import SOURCES, scramble, slow_images
+from tests.steelyard.data.test_resume import SOURCES, slow_images
 
 ROOT = Path(__file__).parents[3]
 SIDE = 8
@@ -48,6 +50,11 @@ def kept_in(at: str, source: Path | str, target: Path, store: ObjectStore, **cha
     return prepare(data, "segmentation" if data.masks else "classification", target, store, 2, at)
 
 
+def nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is decoded from here on is quarantined instead."""
+    monkeypatch.setattr(workers._Worker, "_load", lambda *_: UnreadableImage("decoded again"))
+
+
 def parts(at: str, store: ObjectStore) -> list[str]:
     return [name for name, _ in store.walk(at)]
 
@@ -55,12 +62,18 @@ def parts(at: str, store: ObjectStore) -> list[str]:
 @pytest.mark.parametrize(("write", "changes"), SOURCES.values(), ids=SOURCES)
 @pytest.mark.parametrize("layout", [{}, {"layout": "shards"}], ids=["arrays", "shards"])
 def test_another_folder_decodes_only_what_is_new(
-    tmp_path: Path, store: ObjectStore, at: str, write: Any, changes: dict[str, object], layout: dict[str, str]
+    tmp_path: Path,
+    store: ObjectStore,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Any,
+    changes: dict[str, object],
+    layout: dict[str, str],
 ) -> None:
-    source = write(tmp_path / "source")
+    source = uploaded(write(tmp_path / "source"), store)
     kept_in(at, source, tmp_path / "first", store, **changes, **layout)
-    fresh = prepared(source, tmp_path / "fresh", **changes)
-    scramble(*(file for file in source.rglob("*.png")))
+    fresh = prepared(source, tmp_path / "fresh", store, **changes)
+    nothing_is_decoded(monkeypatch)
     again = kept_in(at, source, tmp_path / "second", store, **changes, **layout)
     assert (digests(again), reasons(again)) == (digests(fresh), {})
     assert again.index.counts == fresh.index.counts
@@ -82,17 +95,23 @@ def test_what_has_changed_or_is_new_is_decoded(tmp_path: Path, store: ObjectStor
 
 
 def test_other_settings_share_nothing(tmp_path: Path, store: ObjectStore, at: str) -> None:
-    source = class_folders(tmp_path / "source")
+    source = uploaded(class_folders(tmp_path / "source"), store)
     kept_in(at, source, tmp_path / "first", store)
     grey = kept_in(at, source, tmp_path / "second", store, grayscale=True)
-    assert digests(grey) == digests(prepared(source, tmp_path / "fresh", grayscale=True))
+    assert digests(grey) == digests(prepared(source, tmp_path / "fresh", store, grayscale=True))
+
+
+def test_a_folder_of_this_machine_is_kept_nowhere(tmp_path: Path, store: ObjectStore, at: str) -> None:
+    """Another machine's folder of the same name may hold other images."""
+    kept_in(at, class_folders(tmp_path / "source"), tmp_path / "first", store)
+    assert parts(at, store) == []
 
 
 def test_a_preparation_that_is_killed_is_taken_over_from_another_folder(
     tmp_path: Path, store: ObjectStore, at: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = slow_images(tmp_path / "source")
-    words = [str(source), str(tmp_path / "first"), store.endpoint, store.access_key, store.secret_key, at]
+    source = uploaded(slow_images(tmp_path / "source"), store)
+    words = [source, str(tmp_path / "first"), store.endpoint, store.access_key, store.secret_key, at]
     process = subprocess.Popen([sys.executable, "-c", PREPARING, *words], cwd=ROOT, start_new_session=True)
     while not parts(at, store) and process.poll() is None:
         time.sleep(0.05)
@@ -103,84 +122,122 @@ def test_a_preparation_that_is_killed_is_taken_over_from_another_folder(
         taken_over = kept_in(at, source, tmp_path / "second", store)
     (told,) = [record.args[0] for record in caplog.records if "were decoded before" in record.msg]
     assert 0 < told < 1200
-    assert digests(taken_over) == digests(prepared(source, tmp_path / "fresh"))
+    assert digests(taken_over) == digests(prepared(source, tmp_path / "fresh", store))
 
 
-def test_what_was_decoded_before_an_error_is_kept(tmp_path: Path, store: ObjectStore, at: str) -> None:
-    source = class_folders(tmp_path / "source")
+def test_what_was_decoded_before_an_error_is_kept(
+    tmp_path: Path, store: ObjectStore, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders(tmp_path / "source")
     for number in range(3):
-        (source / "cat" / f"{number}.png").write_bytes(b"")
+        (folder / "cat" / f"{number}.png").write_bytes(b"")
+    source = uploaded(folder, store)
     with pytest.raises(SourceError, match="max_quarantined"):
         kept_in(at, source, tmp_path / "first", store)
-    scramble(*(file for file in source.rglob("*.png") if file.stat().st_size))
     for number in range(3):
-        save(source / "cat" / f"{number}.png", noise(700 + number))
-    again = kept_in(at, source, tmp_path / "second", store)
-    assert (reasons(again), sum(again.index.images.values())) == ({}, 24)
+        store.remove(f"{source}/cat/{number}.png")
+    nothing_is_decoded(monkeypatch)
+    assert sum(kept_in(at, source, tmp_path / "second", store).index.images.values()) == 21
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "of another shape", "gone", "lies"])
+def zeros(arrays: dict[str, Any], name: str) -> Any:
+    return np.zeros_like(arrays[name])
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "an array is missing": lambda arrays: {name: arrays[name] for name in arrays if name != "facts"},
+    "another shape": lambda arrays: arrays | {"images": arrays["images"][:, :4]},
+    "other pixels": lambda arrays: arrays | {"images": arrays["images"][::-1]},
+    "other facts": lambda arrays: arrays | {"facts": zeros(arrays, "facts")},
+    "no items": lambda arrays: arrays | {"said": np.frombuffer(b"[[1]]", np.uint8)},
+    "wild items": lambda arrays: arrays | {"said": said(arrays, part=2**70)},
+    "other labels": lambda arrays: arrays | {"said": said(arrays, label="dog")},
+    "no labels": lambda arrays: arrays | {"said": said(arrays, label=["dog"])},
+}
+
+
+def said(arrays: dict[str, Any], **changes: object) -> Any:
+    items = [item | changes for item in json.loads(arrays["said"].tobytes())]
+    return np.frombuffer(json.dumps(items).encode(), np.uint8)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "cut", "empty", "text", *range(20)])
 def test_a_damaged_part_is_not_used(
-    tmp_path: Path, store: ObjectStore, at: str, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store: ObjectStore, at: str, damage: str | int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = class_folders(tmp_path / "source")
+    source = uploaded(class_folders(tmp_path / "source"), store)
     whole = kept_in(at, source, tmp_path / "first", store)
+    (name,) = parts(at, store)
+    file = tmp_path / "part.npz"
+    content = store.read(f"{at}/{name}")
+    file.write_bytes(content)
+    if damage in DAMAGES:
+        with np.load(file) as part:
+            arrays = dict(part)
+        np.savez(file, **DAMAGES[str(damage)](arrays))
+    elif isinstance(damage, int):
+        rng = np.random.default_rng(damage)
+        flipped = np.frombuffer(content, np.uint8).copy()
+        flipped[rng.integers(0, len(flipped), 40)] ^= rng.integers(1, 256, 40, np.uint8)
+        file.write_bytes(flipped.tobytes())
+    else:
+        file.write_bytes({"cut": content[:-100], "empty": b"", "text": b"no part\n"}[damage])
+    store.upload(file, f"{at}/{name}")
+    again = kept_in(at, source, tmp_path / "second", store)
+    assert digests(again) == digests(whole)
+    assert labelled(again) == labelled(whole)
+    assert "is not used" in caplog.text
+
+
+def test_an_item_that_a_part_has_twice_counts_once(tmp_path: Path, store: ObjectStore, at: str) -> None:
+    source = uploaded(class_folders(tmp_path / "source"), store)
+    kept_in(at, source, tmp_path / "first", store)
     (name,) = parts(at, store)
     file = tmp_path / "part.npz"
     file.write_bytes(store.read(f"{at}/{name}"))
     with np.load(file) as part:
-        arrays = dict(part)
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif damage == "empty":
-        file.write_bytes(b"")
-    elif damage == "text":
-        file.write_bytes(b"no part\n")
-    elif damage == "gone":
-        np.savez(file, **{key: value for key, value in arrays.items() if key != "facts"})
-    elif damage == "of another shape":
-        np.savez(file, **{**arrays, "images": arrays["images"][:, :4]})
-    else:
-        np.savez(file, **{**arrays, "said": np.frombuffer(b"[[1]]", np.uint8)})
+        arrays = {key: np.concatenate([part[key], part[key][:1]]) for key in part.files if key != "said"}
+        items = json.loads(part["said"].tobytes())
+    np.savez(file, said=np.frombuffer(json.dumps([*items, items[0]]).encode(), np.uint8), **arrays)
     store.upload(file, f"{at}/{name}")
+    store.upload(save(tmp_path / "new.png", noise(501)), f"{source}/dog/new.png")
     again = kept_in(at, source, tmp_path / "second", store)
-    assert digests(again) == digests(whole)
-    assert "is not used" in caplog.text
+    assert digests(again) == digests(prepared(source, tmp_path / "fresh", store))
 
 
-def test_a_part_that_nobody_lists_is_removed(tmp_path: Path, store: ObjectStore, at: str) -> None:
-    source = class_folders(tmp_path / "source")
-    kept_in(at, source, tmp_path / "first", store)
-    before = set(parts(at, store))
-    for number, file in enumerate(sorted(source.rglob("*.png"))):
-        save(file, noise(800 + number, SIDE + 1))
-    kept_in(at, source, tmp_path / "second", store)
-    assert len(parts(at, store)) == 1
-    assert not before & set(parts(at, store))
-
-
-def test_a_store_that_takes_no_more_is_no_reason_to_fail(
-    tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("call", ["upload", "walk", "no bucket"])
+def test_a_store_that_fails_costs_time_alone(
+    tmp_path: Path,
+    store: ObjectStore,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
 ) -> None:
-    source = class_folders(tmp_path / "source")
-    with serving(tmp_path / "server") as store:
-        monkeypatch.setattr(kept, "PART_BYTES", 1)
-        monkeypatch.setattr(ObjectStore, "upload", _refused)
-        made = kept_in(at, source, tmp_path / "first", store)
-    assert digests(made) == digests(prepared(source, tmp_path / "fresh"))
-    assert [record.msg for record in caplog.records].count("what is decoded is not kept from here on: %s") == 1
+    source = uploaded(class_folders(tmp_path / "source"), store)
+    monkeypatch.setattr(kept, "PART_BYTES", 1)
+    fine: Callable[..., Any] = getattr(ObjectStore, call, None) or ObjectStore.upload
 
+    def refused(store: ObjectStore, *words: Any) -> Any:
+        if at in str(words):
+            raise StoreError("is full")
+        return fine(store, *words)
 
-def _refused(store: ObjectStore, file: Path, address: str) -> None:
-    raise StoreError(f"{address}: is full")
+    if call == "no bucket":
+        at = at.replace("bucket", "nowhere")
+    else:
+        monkeypatch.setattr(ObjectStore, call, refused)
+    made = kept_in(at, source, tmp_path / "first", store)
+    assert digests(made) == digests(prepared(source, tmp_path / "fresh", store))
+    assert caplog.text.count("what is decoded is not kept") == 1
 
 
 def test_many_parts_are_put_together(
     tmp_path: Path, store: ObjectStore, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = slow_images(tmp_path / "source", 400)
+    source = uploaded(slow_images(tmp_path / "source", 400), store)
     monkeypatch.setattr(kept, "PART_BYTES", 50 * SIDE * SIDE * 3)
     first = kept_in(at, source, tmp_path / "first", store)
     assert len(parts(at, store)) >= 8
-    scramble(*source.rglob("*.png"))
+    nothing_is_decoded(monkeypatch)
     assert digests(kept_in(at, source, tmp_path / "second", store)) == digests(first)

@@ -29,10 +29,14 @@ class Captured:
     def __init__(self, module: nn.Module, wrong: float = 0.0) -> None:
         self.module, self.wrong = module, wrong
         self.shapes: list[torch.Size] = []
+        self.full = False
+        self.always: Tensor | None = None
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         self.shapes.append(images_NCHW.shape)
-        return self.module(images_NCHW) * (1 + self.wrong)  # type: ignore[no-any-return]
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.module(images_NCHW if self.always is None else self.always) * (1 + self.wrong)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -108,6 +112,7 @@ def test_what_can_t_be_captured_is_learnt_without(
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(graphs, "_capture", refuse)
+    monkeypatch.setattr(graphs, "_wait", lambda _: None)
     plain, graphed = learner(graphed=False), learner(graphed=True)
     with caplog.at_level("INFO"):
         for step in range(3):
@@ -125,6 +130,37 @@ def test_gradients_that_are_summed_go_through_no_graph(captured: list[Captured])
     for step in range(3):
         graphed.learn((IMAGES_NHWC, LABELS_N), step)
     assert captured == []
+
+
+def test_a_full_device_does_without_the_graph_before_it_takes_fewer_images(captured: list[Captured]) -> None:
+    plain, graphed = learner(graphed=False), learner(graphed=True)
+    for step in range(4):
+        if step == 2:
+            captured[0].full = True
+        for one in (plain, graphed):
+            one.learn((IMAGES_NHWC, LABELS_N), step)
+    assert graphed.micro_batch == 33
+    assert all(map(torch.equal, weights(plain), weights(graphed)))
+    assert len(captured) == 1
+
+
+def test_a_graph_that_answers_for_other_images_is_not_used(
+    captured: list[Captured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = graphs._capture
+
+    def stale(module: nn.Module, images_NCHW: Tensor) -> Answer:
+        graph = capture(module, images_NCHW)
+        captured[-1].always = images_NCHW.clone()
+        return graph
+
+    monkeypatch.setattr(graphs, "_capture", stale)
+    plain, graphed = learner(graphed=False), learner(graphed=True)
+    for step in range(4):
+        for one in (plain, graphed):
+            one.learn((IMAGES_NHWC, LABELS_N), step)
+    assert all(map(torch.equal, weights(plain), weights(graphed)))
+    assert len(captured[0].shapes) == 1
 
 
 def test_where_other_parts_learn_another_graph_is_captured(captured: list[Captured]) -> None:
