@@ -53,8 +53,10 @@ class Graphs:
 
     def forget(self) -> None:
         """Give the graph's memory back."""
-        self._shape = self._tried = self._graph = None
-        gc.collect()  # torch's own class refers to itself
+        self._shape = self._tried = None
+        if self._graph is not None:
+            self._graph = None
+            gc.collect()  # torch's own class refers to itself
 
     def give_up(self) -> bool:
         """Do without graphs from here on, and return whether there was one."""
@@ -75,6 +77,7 @@ class Graphs:
         if images_NCHW.shape == self._shape and self._tried is None:
             self._tried = images_NCHW.shape
             self._graph = self._captured(images_NCHW)
+            gc.collect()
         self._shape = images_NCHW.shape
         graph = self._graph if images_NCHW.shape == self._tried else None
         return (graph or self._network)(images_NCHW)
