@@ -104,3 +104,4 @@ def quieten_libraries() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("KINETO_LOG_LEVEL", "10")  # above all of its levels
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
