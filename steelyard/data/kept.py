@@ -68,10 +68,10 @@ class Kept:
             self.keep(self._catalog.census().next_row, wait=True)
         self._thread.shutdown()
 
-    def restore(self) -> None:
-        """Take over what others decoded, where something is still to be decoded."""
-        if self._place is None or not self._catalog.census().pending:
-            return
+    def restore(self) -> int:
+        """Take over what others decoded, and return how many images that were."""
+        if self._place is None:
+            return 0
         row = self._next
         try:
             for name, _ in self._place.store.walk(str(self._place)):
@@ -81,6 +81,7 @@ class Kept:
             self._lose(error)
         if self._next > row:
             log.info("%d images were decoded before", self._next - row)
+        return self._next - row
 
     def keep(self, until: int, *, wait: bool = False) -> None:
         """Upload rows before `until`, which the catalog has: a part at a time, beside whatever goes on.

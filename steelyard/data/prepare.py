@@ -100,11 +100,11 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int, place: Pla
     """List the source and decode what is new; stop where too much of it is bad."""
     catalog.list_items(job.source.listings())
     pixels = Pixels(job.folder, job.shape, job.classes)
-    free = catalog.census().next_row
-    pixels.items.cut(free)
-    with closing(Kept(place, pixels, catalog, free)) as kept:
-        kept.restore()
-        listed, pending, row = catalog.census()
+    listed, pending, row = catalog.census()
+    pixels.items.cut(row)
+    with closing(Kept(place, pixels, catalog, row)) as kept:
+        if pending and kept.restore():
+            listed, pending, row = catalog.census()
         bad = catalog.count("quarantined")
         with closing(decode_pending(job, catalog, pending, row, workers)) as decoding:
             for more, written in decoding:
