@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_BYTES = 2**20  # in memory at a time; several times as much while runs are merged
+RUN_BYTES = 2**21  # in memory at a time; several times as much while runs are merged
 
 Records = NDArray[Any]  # of a structured dtype
 
