@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.catalog import Catalog, Found
-from steelyard.data.images import STRICTNESS, digests, hashes
+from steelyard.data.images import BATCH, STRICTNESS, digests, hashes
 from steelyard.data.item import Item
 from steelyard.data.pixels import RowFile
 from steelyard.data.workers import Pixels
@@ -57,7 +57,7 @@ class Kept:
             row: the first that is free.
         """
         self._place, self._pixels, self._catalog = place, pixels, catalog
-        self._rows = max(1, PART_BYTES // pixels.images.row_bytes)
+        self._rows = min(max(1, PART_BYTES // pixels.images.row_bytes), BATCH)
         self._next, self._due = row, time.monotonic() + EVERY_S
         self._thread = ThreadPoolExecutor(1)
         self._uploading: Future[None] | None = None
