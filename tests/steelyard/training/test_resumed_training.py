@@ -22,6 +22,7 @@ from steelyard.store import ObjectStore
 from steelyard.training import checkpoint
 from steelyard.training import train as training
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
+from steelyard.training.live import Live
 from tests.processes import processes
 from tests.s3_server import BUCKET, S3Server
 
@@ -126,9 +127,9 @@ def cut_off(candidate: Candidate, dataset: Dataset, checkpoints: Checkpoints, af
 def test_through_an_object_store_it_goes_on_as_well(dataset: Dataset, store: ObjectStore) -> None:
     address, short = f"{BUCKET}/checkpoints/resumed", shorter(ROUGH, epochs=5)
     cut_off(short, dataset, Checkpoints(address, store), after=3)
-    seen: list[Epoch] = []
+    seen: list[Epoch | Live] = []
     resumed = training.train(short, dataset, seen.append, Checkpoints(address, store))
-    assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4, 5]
+    assert [epoch.epoch for epoch in seen if isinstance(epoch, Epoch)] == [1, 2, 3, 4, 5]
     assert resumed.resumed_from_step == 3 * (dataset.index.images["train"] // 32)
     unbroken = training.train(short, dataset, lambda epoch: None)
     for name, value in unbroken.model.state_dict().items():
