@@ -21,6 +21,7 @@ DATASET_HOLDS = {
         "masks.npy",
         "thumbs.npy",
         "facts.npy",
+        "items.npy",
         "counts.npy",
     ),
     *("train", "validation", "test"),

@@ -56,6 +56,14 @@ def test_people_are_told_in_words(params: Path, tmp_path: Path) -> None:
     assert f"data card   {tmp_path / 'out' / 'card.html'}" in done.stdout
 
 
+def test_the_same_folder_takes_what_was_added(params: Path, tmp_path: Path) -> None:
+    assert prepare(params, tmp_path / "out").returncode == 0
+    shutil.copy(tmp_path / "photos/cat/1.png", tmp_path / "photos/cat/copy.png")
+    again = prepare(params, tmp_path / "out", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["images"] == 21
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
