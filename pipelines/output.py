@@ -9,23 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from steelyard.artifact import unfinished
+from steelyard.data.dataset import KNOWN, PIXELS, SPLITS
 from steelyard.errors import InputError, SteelyardError
 
 SELECTION_HOLDS = {"selection.json", "report.html", "summary.md", "scorecards"}
-DATASET_HOLDS = {
-    *(
-        "dataset.json",
-        "card.html",
-        "catalog.sqlite",
-        "images.npy",
-        "masks.npy",
-        "thumbs.npy",
-        "facts.npy",
-        "items.npy",
-        "counts.npy",
-    ),
-    *("train", "validation", "test"),
-}
+DATASET_HOLDS = {"dataset.json", "card.html", "catalog.sqlite", *PIXELS, *KNOWN, *SPLITS}
 RUN_REPLACES = {"pipeline", "selection", "trainings", "model"}
 RUN_LOG = "run.log"
 

@@ -17,6 +17,8 @@ from steelyard.store import ObjectStore, needed
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+PIXELS = ("images.npy", "masks.npy")  # a row for each image, which shards take the place of
+KNOWN = ("thumbs.npy", "facts.npy", "items.npy", "counts.npy")  # what is known of each row
 
 
 class DatasetRef(Record):

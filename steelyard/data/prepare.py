@@ -12,7 +12,7 @@ import numpy as np
 
 from steelyard.data.card import write_card
 from steelyard.data.catalog import SCHEMA, Catalog
-from steelyard.data.dataset import SPLITS, Dataset, DatasetIndex, Quarantined
+from steelyard.data.dataset import PIXELS, SPLITS, Dataset, DatasetIndex, Quarantined
 from steelyard.data.files import place
 from steelyard.data.images import FACTS, Images
 from steelyard.data.kept import Kept, Place
@@ -80,7 +80,7 @@ def prepare(
         if index.layout == "shards":
             index = _in_shards(index, partial, data.shards, store)
         index.write(partial / "dataset.json")
-        for array in ("images.npy", "masks.npy") if index.layout == "shards" else ():
+        for array in PIXELS if index.layout == "shards" else ():
             (partial / array).unlink(missing_ok=True)
     sizes = ", ".join(f"{index.images[split]} {split}" for split in SPLITS)
     log.info("prepared %s: %d classes; %s", data.source, len(classes), sizes)

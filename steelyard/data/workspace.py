@@ -12,7 +12,7 @@ import numpy as np
 
 from steelyard.artifact import link_or_copy
 from steelyard.data.catalog import Catalog, settings_of
-from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.dataset import KNOWN, PIXELS, SPLITS, Dataset
 from steelyard.data.pixels import Rows
 from steelyard.data.shards import read_shards
 from steelyard.data.workers import Pixels
@@ -85,8 +85,7 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
     Arrays are shared with the earlier result rather than copied: rows are only ever added, and it does not read beyond
     its own.
     """
-    known = ("thumbs.npy", "facts.npy", "items.npy", "counts.npy")
-    for name in (*known, *(("images.npy", "masks.npy") if dataset.index.layout == "arrays" else ())):
+    for name in (*KNOWN, *(PIXELS if dataset.index.layout == "arrays" else ())):
         if (dataset.folder / name).exists():
             link_or_copy(dataset.folder / name, partial / name)
     copy = partial / f"{CATALOG}.copy"
