@@ -80,7 +80,7 @@ def _splits(files: Files) -> dict[str, str]:
     """Return the splits by the names of their folders; nothing where the folders at the top are classes."""
     tops = set(files.folders())
     given = {name: SPLIT_NAMES[name.lower()] for name in tops if name.lower() in SPLIT_NAMES}
-    if len(given) < 2 or "train" not in given.values():
+    if (len(given) < 2 and len(tops) > 1) or "train" not in given.values():  # a train may be a class, among others
         return {}
     if others := sorted(name for name in tops - given.keys() if any(files.below(name).walk())):
         raise SourceError(

@@ -71,7 +71,7 @@ def test_a_folder_is_a_class_and_what_is_in_folders_below_belongs_to_it(tmp_path
     }
 
 
-@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Train", "val", "TEST"), ("training", "valid")])
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Train", "val", "TEST"), ("training", "valid"), ("train",)])
 def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         save(tmp_path / name / "cat" / "1.png", noise(1))
@@ -80,7 +80,7 @@ def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ..
     assert {label for label, _ in labels(tmp_path).values()} == {"cat"}
 
 
-@pytest.mark.parametrize("names", [("train", "bus"), ("train",), ("val", "test")])
+@pytest.mark.parametrize("names", [("train", "bus"), ("test",), ("val", "test")])
 def test_folders_of_which_not_all_are_named_as_splits_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         save(tmp_path / name / "red" / "1.png", noise(1))
