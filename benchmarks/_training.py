@@ -6,7 +6,9 @@ import shutil
 import statistics
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ def speeds(one: Candidate, dataset: Dataset, device: torch.device, clock: Clock)
         "loop": lambda: [learner.learn(batch, 0) for batch in batches.shuffled(0, 1)],
         "one batch": lambda: [learner.learn(one_batch, 0) for _ in range(len(batches))],
     }
-    loop, bare = (statistics.median(times) for times in in_turns(ways, 5, clock).values())
+    loop, bare = (statistics.median(times) for times in in_turns(ways, 11, clock).values())
     return batches.images / loop, batches.images / bare
 
 
@@ -110,6 +112,19 @@ def in_turns(contenders: Contenders, rounds: int, clock: Clock) -> dict[str, lis
             work()
             found[name].append(clock() - started)
     return found
+
+
+def apart(contenders: Contenders) -> Contenders:
+    """Return the same, each in a process of its own: a training sets how its process keeps memory."""
+
+    def forked(work: Callable[[], object]) -> None:
+        process = get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"a contender ended with {process.exitcode}")
+
+    return {name: partial(forked, work) for name, work in contenders.items()}
 
 
 def ratio(rounds: dict[str, list[float]], theirs: str, ours: str) -> float | None:

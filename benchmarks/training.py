@@ -4,10 +4,10 @@
     python benchmarks/training.py --gpu [--data FOLDER] [--airbench FILE] [--quick] [--json]
 
 FOLDER holds `train/CLASS/*.jpg` and `test/CLASS/*.jpg` of CIFAR-10 (default: below STEELYARD_TEST_DATA). Contenders
-take turns, three rounds of a small CNN and two of ResNet-18; ratios are medians over the rounds. steelyard's time has
-its decoding in it, Lightning's ImageFolder decodes with PIL in each epoch, as its users have it. Seconds are those
-that the processor spent, so that others on the machine count for little. Needs `pip install lightning`; without it,
-only what needs no peer is measured.
+take turns, each time in a process of its own, three rounds of a small CNN and two of ResNet-18; ratios are medians over
+the rounds. steelyard's time has its decoding in it, Lightning's ImageFolder decodes with PIL in each epoch, as its
+users have it. Seconds are those that the processor spent, so that others on the machine count for little. Needs
+`pip install lightning`; without it, only what needs no peer is measured.
 
 A GPU is looked for with --gpu alone; `_training_gpu.py` says how it is measured. Where there is none, its figures are
 "not run", unless --quick lets all of it run on the CPU.
@@ -32,6 +32,7 @@ from _training import (
     Figures,
     Peer,
     accuracy_on_test,
+    apart,
     candidate,
     fit_lightning,
     in_turns,
@@ -91,8 +92,8 @@ def on_cpu(arguments: argparse.Namespace) -> Figures:
         few = part_of(cifar, Path(scratch) / "few", {"train": images, "validation": images // 5, "test": images // 10})
         figures: Figures = {}
         if not arguments.only_halving:
-            figures |= small_cnn(few, Path(scratch), epochs)
             figures |= resnet18(cifar, Path(scratch), 3 if arguments.quick else STEPS)
+            figures |= small_cnn(few, Path(scratch), epochs)  # the last with a peer: it trains in this process
             figures |= accuracy(cifar, Path(scratch), images if arguments.quick else None, epochs)
         split = {
             "train": images,
@@ -113,7 +114,7 @@ def small_cnn(photos: Path, scratch: Path, epochs: int) -> Figures:
     contenders: Contenders = {"steelyard": partial(trained_from, photos, small, scratch / "dataset")}
     if lightning:
         contenders["Lightning"] = lambda: fit_lightning(Peer(small), photos, epochs=epochs)
-    rounds = in_turns(contenders, 3, processor_seconds)
+    rounds = in_turns(apart(contenders), 3, processor_seconds)
     speed, bare = speeds(small, Dataset(scratch / "dataset"), CPU, processor_seconds)
     return {
         **{f"small CNN, {name}, s": round(statistics.median(times), 2) for name, times in rounds.items()},
@@ -133,7 +134,7 @@ def resnet18(photos: Path, scratch: Path, steps: int) -> Figures:
     if lightning:
         contenders["Lightning"] = lambda: fit_lightning(Peer(one), few, epochs=1)
         contenders["tuned"] = lambda: fit_lightning(Peer(one, tuned=True), few, epochs=1)
-    rounds = in_turns(contenders, 2, processor_seconds)
+    rounds = in_turns(apart(contenders), 2, processor_seconds)
     faster = min((name for name in rounds if name != "steelyard"), key=lambda name: sum(rounds[name]), default="")
     return {
         **{f"ResNet-18, {name}, s": round(statistics.median(times), 2) for name, times in rounds.items()},

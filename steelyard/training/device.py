@@ -1,6 +1,8 @@
 """Where networks are trained, and in which numbers."""
 
+import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +10,9 @@ import torch
 
 from steelyard.params import Training
 from steelyard.process import own_peak_mib
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES, _LARGEST_KEPT_BYTES = 2**30, 2**25  # glibc admits no more of the second
 
 
 def best_device() -> torch.device:
@@ -51,6 +56,25 @@ def gpu_load(device: torch.device) -> tuple[float | None, float | None]:
         return memory_mib, torch.cuda.utilization(device)
     except (pynvml.NVMLError, RuntimeError):  # torch does not find a slice by its name
         return memory_mib, None
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that a step frees, for the next one: glibc alone does not.
+
+    It gave back and took anew what a small network on a CPU needs for its activations, and page faults were a quarter
+    of the step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Begin torch's random numbers anew; `torch.manual_seed` writes down who called it, for the GPUs there may be."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(number)
 
 
 @contextmanager

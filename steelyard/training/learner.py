@@ -13,7 +13,7 @@ from steelyard.models.normalised import Normalised
 from steelyard.params import Training
 from steelyard.training.augment import Augmentation
 from steelyard.training.batches import Batch
-from steelyard.training.device import precision
+from steelyard.training.device import keep_freed_memory, precision, seed
 from steelyard.training.freezing import Freezing
 from steelyard.training.graphs import Graphs
 from steelyard.training.group import ALONE, Group
@@ -47,6 +47,7 @@ class Learner:
             device: where.
             group: of processes, each of which learns a share of each batch.
         """
+        keep_freed_memory()
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if recipe.ema else self.model
         self._floats, self._counters = _pairs(self.averaged, self.model)
@@ -148,12 +149,12 @@ class Learner:
             self._optimizer.state[parameter][kind] = like.to(self._device).copy_(value)
 
     def _gradients(self, batch: Batch, mine: slice, step: int) -> Tensor:
-        torch.manual_seed(_seed(self._recipe.seed, step))
+        seed(_mixed(self._recipe.seed, step), self._device)
         self._optimizer.zero_grad()
         images_NCHW, targets = self._augment(*batch)
         total, sums = self._loss.total(targets), torch.zeros(3, dtype=torch.float64, device=self._device)
         if self._group.rank:
-            torch.manual_seed(_seed(self._recipe.seed, step, self._group.rank))  # else all drop the same neurons
+            seed(_mixed(self._recipe.seed, step, self._group.rank), self._device)  # else all drop the same neurons
         parts = _parts(images_NCHW[mine], targets[mine], self.micro_batch)
         for images, wanted in parts:
             with self._autocast():
@@ -207,5 +208,5 @@ def _parts(images_NCHW: Tensor, targets: Tensor, most: int) -> list[tuple[Tensor
     return list(zip(images_NCHW.tensor_split(count), targets.tensor_split(count), strict=True))
 
 
-def _seed(*numbers: int) -> int:
+def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

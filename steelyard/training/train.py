@@ -23,7 +23,7 @@ from steelyard.progress import Progress
 from steelyard.training.answers import answers
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
-from steelyard.training.device import arithmetic, best_device, device_name, gpu_load, peak_mib
+from steelyard.training.device import arithmetic, best_device, device_name, gpu_load, peak_mib, seed
 from steelyard.training.group import ALONE, Group
 from steelyard.training.learner import Learner, copy_into
 from steelyard.training.live import Live
@@ -135,7 +135,7 @@ class _Run:
         evaluated = images_at_once(dataset.index.image_shape, EVALUATION_BATCH)
         evaluated = min(evaluated, self._recipe.batch_size) if self._masks else evaluated
         self._validation = Batches(dataset, "validation", evaluated, device)
-        torch.manual_seed(self._recipe.seed)
+        seed(self._recipe.seed, device)
         network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
         model = Normalised(network, *mean_and_std(dataset))
         if weights:

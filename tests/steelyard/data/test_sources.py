@@ -71,7 +71,9 @@ def test_a_folder_is_a_class_and_what_is_in_folders_below_belongs_to_it(tmp_path
     }
 
 
-@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Train", "val", "TEST"), ("training", "valid"), ("train",)])
+@pytest.mark.parametrize(
+    "names", [("train", "validation", "test"), ("Train", "val", "TEST"), ("training", "valid"), ("train",)]
+)
 def test_folders_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         save(tmp_path / name / "cat" / "1.png", noise(1))
