@@ -54,6 +54,7 @@ class DatasetIndex(Index):
     images: dict[Split, int]
     counts: dict[Split, dict[str, int]]  # images of each class; of masks: pixels
     quarantined: tuple[Quarantined, ...] = ()
+    groups: int = 0  # none of which straddles splits
     duplicates: int = 0  # images equal to another
     conflicting_labels: int = 0  # distinct images that come under several labels, or with several masks
     near_duplicates: int = 0  # images with one like them in a stricter split

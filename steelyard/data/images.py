@@ -59,7 +59,7 @@ class Images:
     folder: Path  # of the row files
     names: list[str]  # of the labels, sorted
     given: set[int] = field(default_factory=set)  # splits that the source gives; 0 where it gives none
-    grouped: bool
+    groups: int
     splits_N: NDArray[np.int8] = field(init=False)
     near_N: NDArray[np.int32] = field(init=False)  # place of a near-duplicate in a stricter split, -1 where none is
     _file: SpooledTemporaryFile[bytes] = field(init=False)
@@ -80,7 +80,7 @@ class Images:
         """
         names = [label for (label,) in catalog.sql("SELECT DISTINCT label FROM kept ORDER BY label")]
         rows_I, groups_I = _rows_of_items(catalog, folder), number_groups(catalog, group)
-        images = cls(folder=folder, names=names, grouped=bool(groups_I.max() >= 0))
+        images = cls(folder=folder, names=names, groups=int(groups_I.max()) + 1)
         by_pixels, facts = Sorter(folder, "prefix"), Rows(folder / "facts.npy")
         for start in range(0, len(rows_I), BATCH):
             ids_M = start + np.flatnonzero(rows_I[start : start + BATCH] >= 0)

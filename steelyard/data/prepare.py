@@ -67,14 +67,14 @@ def prepare(
         place = Place(needed(store, kept_at), kept_at, settings) if kept_at and is_remote(data.address) else None
         _decode(job, catalog, data.max_quarantined, workers or processes(), place)
         images = Images.of(catalog, partial, data.group)
-        given = any(images.given)
-        classes = masks or tuple(check_classes(_distinct(images), least=1 if given else len(SPLITS)))
+        least = 1 if any(images.given) else len(SPLITS)
+        classes = masks or tuple(check_classes(_distinct(images), least))
         dealt = deal_out(images, catalog, data.split)
         images.near_N = find_near(images, dealt.splits_N)
         removed_N = (images.near_N >= 0) & (data.near_duplicates == "remove")
         images.splits_N = np.where(removed_N, 0, dealt.splits_N).astype(np.int8)
         tally = write_rows(images, classes, data.shape, masks=bool(masks))
-        check_splits(tally.images, {} if masks else tally.counts, given, images.grouped)
+        check_splits(tally.images, {} if masks else tally.counts, images.given, bool(images.groups))
         index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data, catalog))
         write_card(index, images, catalog, tally)
         if index.layout == "shards":
@@ -83,7 +83,8 @@ def prepare(
         for array in PIXELS if index.layout == "shards" else ():
             (partial / array).unlink(missing_ok=True)
     sizes = ", ".join(f"{index.images[split]} {split}" for split in SPLITS)
-    log.info("prepared %s: %d classes; %s", data.source, len(classes), sizes)
+    groups = f" in {index.groups} groups" if index.groups else ""
+    log.info("prepared %s: %d classes; %s%s", data.source, len(classes), sizes, groups)
     for warning in index.warnings:
         log.warning("%s", warning)
     return Dataset(folder, store)
@@ -151,6 +152,7 @@ def _index(
         images={split: tally.images[split] for split in SPLITS},
         counts={split: dict(tally.counts[split]) for split in SPLITS},
         quarantined=tuple(Quarantined(path=place(path, part), reason=why) for path, part, why in quarantined),
+        groups=images.groups,
         duplicates=tally.duplicates,
         conflicting_labels=tally.conflicts,
         near_duplicates=int(np.count_nonzero(images.near_N >= 0)),

@@ -53,7 +53,7 @@ def deal_out(images: Images, catalog: Catalog, shares: Shares) -> Dealt:
     open_ = [split for split in SPLITS if split == "train" or STRICTNESS.index(split) not in images.given]
     targets = _targets(images, {split: getattr(shares, split) for split in open_})
     units = _Units.of(images, catalog, shares.seed)
-    (_deal_groups if images.grouped else _deal_singles)(images, units, targets)
+    (_deal_groups if images.groups else _deal_singles)(images, units, targets)
     return _spread(images, units)
 
 
@@ -77,20 +77,22 @@ def check_classes(counts: Counts, least: int = 1) -> list[str]:
     return sorted(counts)
 
 
-def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], given: bool, grouped: bool) -> None:
+def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], given: set[int], grouped: bool) -> None:
     """Refuse splits that can't be trained or judged on.
 
     Args:
         images: of each split.
         counts: images of each class; empty for masks.
-        given: whether the source gives splits; then only training needs every class.
+        given: splits that the source gives, as indices into STRICTNESS; if any, only training needs every class.
         grouped: whether there are groups.
 
     Raises:
         SourceError: a split is empty, or a class is missing from it.
     """
+    if given.isdisjoint({0, TRAIN}):
+        raise SourceError("data.source: gives every image a split, and none is for training")
     why = "; its groups are too few or too large: data.group, data.tiles" if grouped else ""
-    for split in ("train",) if given else SPLITS:
+    for split in ("train",) if any(given) else SPLITS:
         for label, count in counts.get(split, {}).items():
             if not count:
                 raise SourceError(f"data.source: class {label!r} has no images in {split}{why}")
@@ -112,7 +114,7 @@ class _Units:
 
     @classmethod
     def of(cls, images: Images, catalog: Catalog, seed: int) -> "_Units":
-        names = group_names(catalog) if images.grouped else ()
+        names = group_names(catalog) if images.groups else ()
         ranks_G = _ranks(seed, hashes(f"group {name}" for name in names))
         given_G, splits_G = np.zeros((2, len(ranks_G)), np.int8)
         return cls(

@@ -32,8 +32,9 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Ca
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"
     yield from _absent(tally, "images" if data.masks is None else "pixels")
     yield from _imbalance(tally, "images" if data.masks is None else "pixels")
-    if alone := dealt.alone if data.group else 0:
-        yield f"data.group: '{data.group}' does not fit {alone} of the paths; each such image is a group of its own"
+    if dealt.alone and images.groups:
+        unfit = f"data.group: '{data.group}' does not fit {dealt.alone} of the paths"
+        yield f"{unfit if data.group else f'{dealt.alone} images have no group'}; each such image is a group of its own"
 
 
 def _absent(tally: Tally, what: str) -> Iterator[str]:

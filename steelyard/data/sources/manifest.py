@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,6 +12,10 @@ from steelyard.data.files import Entry, Files
 from steelyard.data.item import SPLIT_NAMES, Item
 from steelyard.data.sources.folders import EncodedFiles
 from steelyard.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("path", "label", "split", "group")
 
 
 class Manifest(EncodedFiles):
@@ -44,6 +49,8 @@ class Manifest(EncodedFiles):
                 raise SourceError(
                     f"data.source: {self.name}: lacks the column {missing[0]!r}; it has: {', '.join(columns) or 'none'}"
                 )
+            if unused := [name for name in columns if name not in COLUMNS]:
+                log.info("%s: columns that are not used: %s", self.name, ", ".join(unused))
             yield from reader
         except csv.Error as error:
             raise SourceError(f"data.source: {self.name}: line {reader.reader.line_num}: {error}") from None

@@ -4,6 +4,7 @@ CIFAR and segmentation have files of their own.
 """
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,13 @@ def test_a_manifest_says_label_split_and_group(tmp_path: Path) -> None:
             "b.png": ("dog, large", "validation", "8", ""),
             "c, d.png": ('the "cat"', "", "", ""),
         }
+
+
+def test_columns_of_a_manifest_that_are_not_used_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path / "a.png", noise(1))
+    with caplog.at_level(logging.INFO):
+        listed(csv_file(tmp_path, "path,label,patient,age\na.png,cat,7,50\n"))
+    assert "images.csv: columns that are not used: patient, age" in caplog.text
 
 
 @pytest.mark.parametrize(("encoding", "end"), [("utf-8", "\n"), ("utf-8-sig", "\n"), ("utf-8", "\r\n")])

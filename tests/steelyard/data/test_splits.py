@@ -254,6 +254,25 @@ def test_a_class_that_groups_keep_out_of_a_split_is_refused(tmp_path: Path) -> N
         prepared(manifest(tmp_path / "source", lines), tmp_path / "out")
 
 
+def test_splits_that_leave_nothing_for_training_are_refused(tmp_path: Path) -> None:
+    lines: list[dict[str, object]] = [
+        {"path": f"{number}.png", "label": number % 2, "group": number, "split": "val"} for number in range(12)
+    ]
+    with pytest.raises(SourceError, match=r"^data\.source: gives every image a split, and none is for training$"):
+        prepared(manifest(tmp_path / "source", lines), tmp_path / "out")
+
+
+def test_groups_are_counted_and_images_without_one_too(tmp_path: Path) -> None:
+    lines: list[dict[str, object]] = [
+        {"path": f"{number}.png", "label": number % 2, "group": f"g{number // 4}" if number < 36 else ""}
+        for number in range(40)
+    ]
+    dataset = prepared(manifest(tmp_path / "source", lines), tmp_path / "out")
+    assert dataset.index.groups == 9
+    assert dataset.index.warnings == ("4 images have no group; each such image is a group of its own",)
+    assert "in 9 groups that straddle no splits" in dataset.card.read_text(encoding="utf-8")
+
+
 def photographs(folder: Path) -> dict[str, str]:
     """Write images with test images that are copies of them, but for compression or scale; return copy by original."""
     copies = {}
