@@ -149,8 +149,8 @@ class ModelBundle:
 
     @property
     def size_mib(self) -> float:
-        """Size of the ONNX file, which is what is served."""
-        return self.model_path.stat().st_size / 2**20
+        """Size of what is served: the ONNX file, and the weights beside it where they are too large to be in it."""
+        return sum(file.stat().st_size for file in self.model_path.parent.iterdir()) / 2**20
 
     @cached_property
     def session(self) -> "InferenceSession":

@@ -115,7 +115,7 @@ class Data(Strict):
 
 
 class Augment(Strict):
-    """What is drawn anew for each image at each step, in training alone."""
+    """What is drawn anew for each image at each step, mixing for each batch, in training alone."""
 
     crop: Annotated[int, Field(ge=0)] = 0  # pixels it is shifted, at most; what is missing is mirrored
     flip: bool = False  # left and right, every other image

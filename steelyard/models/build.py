@@ -22,7 +22,7 @@ class Network(nn.Module):
             body: (N, C, H, W) to (N, features).
             features: how many.
             classes: how many.
-            fresh: names of the body's parts that are not those of its architecture, so that no weights fit them.
+            fresh: names of the body's parts that are not those of its architecture, so that others' weights do not fit.
         """
         super().__init__()
         self.body, self.features, self.classes, self.fresh = body, features, classes, fresh

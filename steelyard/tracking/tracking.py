@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.artifact import new_folder
 from steelyard.bundle import ModelBundle
-from steelyard.errors import ArtifactError, CandidateFailed, InputError, Stopped, TrackingAway
+from steelyard.errors import ArtifactError, CandidateFailed, InputError, OutOfDeviceMemory, Stopped, TrackingAway
 from steelyard.params import Candidate
 from steelyard.selection.selection import Selection
 from steelyard.smoke_test import SMOKE_FILE, SmokeTest
@@ -153,7 +153,8 @@ class Tracking:
         Raises:
             TrackingAway: the server does not answer.
         """
-        reason = str(error) if isinstance(error, CandidateFailed) and not isinstance(error, Stopped) else ""
+        told = isinstance(error, CandidateFailed) and not isinstance(error, Stopped | OutOfDeviceMemory)
+        reason = str(error) if told else ""
         self._server.ask(lambda: self._trainings.end_lost(run_key, reason))
 
     def _result_or_claim(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.bundle import Epoch, ModelBundle
-from steelyard.errors import CandidateFailed, Stopped, TrackingAway
+from steelyard.errors import CandidateFailed, OutOfDeviceMemory, Stopped, TrackingAway
 from steelyard.params import Candidate
 from steelyard.tracking.server import TrackingServer
 from steelyard.tracking.spool import Spool
@@ -27,6 +27,7 @@ SETTLE_S = 10.0  # for what was observed until then to arrive
 MOST_RUNS = 1000
 LONGEST_TAG = 500
 FAILURE = "failure"  # tag of a run: why it failed, by the candidate's own fault
+TOO_LARGE = "too_large"  # tag of a run: why it failed on that device, as it may not on another
 STOPPED = "stopped"  # tag of a run: why halving ended it
 DAMAGED = "damaged"  # tag of a run: its bundle can't be read
 
@@ -138,7 +139,8 @@ class TrainingRun:
             status = "KILLED"
             self._spool.put(lambda: self._client.set_tag(self._run_id, STOPPED, str(error)[:LONGEST_TAG]))
         elif isinstance(error, CandidateFailed):
-            self._spool.put(lambda: self._client.set_tag(self._run_id, FAILURE, str(error)[:LONGEST_TAG]))
+            tag = TOO_LARGE if isinstance(error, OutOfDeviceMemory) else FAILURE
+            self._spool.put(lambda: self._client.set_tag(self._run_id, tag, str(error)[:LONGEST_TAG]))
         self._spool.put(lambda: self._client.set_terminated(self._run_id, status))
 
     def tag(self, name: str, value: str) -> None:

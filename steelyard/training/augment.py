@@ -1,6 +1,7 @@
 """Augmentation of whole batches, where they are.
 
-torchvision's transforms draw once for a batch; here each image gets a draw of its own.
+torchvision's transforms draw once for a batch; here each image gets a draw of its own, but for mixing, which is
+torchvision's: one share for a batch.
 """
 
 import torch

@@ -25,10 +25,12 @@ class Batches:
     On a CPU the memory map of the dataset is already where it is needed.
     """
 
-    def __init__(self, dataset: Dataset, split: Split, size: int, device: torch.device) -> None:
+    def __init__(self, dataset: Dataset, split: Split, size: int, device: torch.device, few: bool = False) -> None:
+        """Open a split; `few` batches of it are better read than all uploaded."""
         self._dataset, self._split, self._size, self._device = dataset, split, size, device
         self.images = dataset.index.images[split]
-        self._resident = _upload(dataset, split, device) if _fits(dataset, split, device) else None
+        resident = not few and _fits(dataset, split, device)
+        self._resident = _upload(dataset, split, device) if resident else None
 
     def __len__(self) -> int:
         """Return how many batches there are: a last one of a single image joins the one before."""
@@ -111,12 +113,18 @@ def _fits(dataset: Dataset, split: Split, device: torch.device) -> bool:
 
 
 def _upload(dataset: Dataset, split: Split, device: torch.device) -> Batch:
-    parts = [
-        (torch.from_numpy(images_NHWC).to(device), torch.from_numpy(truths).to(device))
-        for images_NHWC, truths in dataset.batches(split, CHUNK)
-    ]
-    images, truths = zip(*parts, strict=True)
-    return torch.cat(images), torch.cat(truths)
+    whole: list[Tensor] = []
+    start = 0
+    for batch in dataset.batches(split, CHUNK):
+        parts = [torch.from_numpy(array) for array in batch]
+        whole = whole or [
+            part.new_empty((dataset.index.images[split], *part.shape[1:]), device=device) for part in parts
+        ]
+        for all_, part in zip(whole, parts, strict=True):
+            all_[start : start + len(part)] = part
+        start += len(parts[0])
+    images_NHWC, truths = whole
+    return images_NHWC, truths
 
 
 def _sent(array: NDArray[Any], device: torch.device) -> Tensor:

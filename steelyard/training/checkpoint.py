@@ -29,7 +29,6 @@ class CheckpointIndex(Index):
     step: int
     history: tuple[Epoch, ...]
     micro_batch: int
-    seconds: float
     batches: int  # this and the rest: of the epoch behind those in the history
     images: int
     loss: float
@@ -52,7 +51,7 @@ class Checkpoints:
         self._place: _Place = _Prefix(address, needed(store, address)) if is_remote(address) else _Folder(address)
 
     def save(self, index: CheckpointIndex, tensors: dict[str, Tensor]) -> None:
-        """Write a checkpoint, and remove all but the last KEPT.
+        """Write a checkpoint, and remove all but it and the last before, KEPT in all.
 
         Raises:
             StoreError: the disk is full, or the object store does not answer; those before are whole.
@@ -60,14 +59,17 @@ class Checkpoints:
         name = f"{index.step:010d}"
         try:
             with self._place.writing() as folder:
-                save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+                on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+                save_file(on_cpu, folder / f"{name}.safetensors")
                 index.write(folder / f"{name}.json")
                 for suffix in (".safetensors", ".json"):
                     self._place.put(folder / f"{name}{suffix}")
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{self._place}: a checkpoint can't be written: {error}") from None
-        for old in self._place.names()[:-KEPT]:
-            self._remove(old)
+        names = self._place.names()
+        before, behind = [one for one in names if one < name], [one for one in names if one > name]
+        for other in (*before[: 1 - KEPT], *behind):  # what lies behind could not be read
+            self._remove(other)
 
     def latest(self) -> tuple[CheckpointIndex, dict[str, Tensor]] | None:
         """Return the last whole checkpoint; None if there is none.

@@ -19,12 +19,12 @@ class Freezing:
         Args:
             network: whose body has them.
             unfreeze: for each part of the body the epoch from which it learns, `*` being the rest. Parts that are not
-                named never learn, the head always does. None: all learn.
+                named never learn, but for the head and a stem made anew, which always do. None: all learn.
 
         Raises:
             DoesNotFit: there is no such part.
         """
-        self._body, self._unfreeze = network.body, unfreeze
+        self._body, self._unfreeze, self._fresh = network.body, unfreeze, network.fresh
         known = {name for name, _ in network.body.named_modules() if name}
         if unknown := set(unfreeze or ()) - known - {REST}:
             parts = ", ".join(name for name, _ in network.body.named_children())
@@ -43,5 +43,7 @@ class Freezing:
     def _learns(self, name: str, epoch: int) -> bool:
         unfreeze = self._unfreeze or {}
         parts = [part for part in unfreeze if f"{name}.".startswith(f"{part}.")]
+        if not parts and any(f"{name}.".startswith(f"{part}.") for part in self._fresh):
+            return True
         first = unfreeze[max(parts, key=len)] if parts else unfreeze.get(REST)
         return first is not None and epoch >= first

@@ -10,8 +10,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from steelyard.errors import SteelyardError
+from steelyard.errors import SteelyardError, first_line
 from steelyard.training.device import best_device
+
+Operator = torch.distributed.ReduceOp.RedOpType
 
 LONGEST_WAIT = timedelta(hours=2)  # of one process for another, which validates or writes a checkpoint meanwhile
 SECONDS_TO_BE_ENDED = 60.0
@@ -58,19 +60,19 @@ class Group:
         if self.size == 1:
             return
         furthest = torch.tensor([step, -step], device=best_device())
-        torch.distributed.all_reduce(furthest, torch.distributed.ReduceOp.MAX)
+        self._exchange(furthest, torch.distributed.ReduceOp.MAX)
         if furthest.sum() != 0:
             raise SteelyardError("the processes of the training found different checkpoints")
 
-    def _exchange(self, sums: Tensor) -> None:
+    def _exchange(self, figures: Tensor, how: Operator = torch.distributed.ReduceOp.SUM) -> None:
         try:
-            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(figures, how)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
             # The launcher ends this process too, and what it tells shall be the other's reason.
             time.sleep(SECONDS_TO_BE_ENDED)
-            raise SteelyardError("another process of the training is gone") from error
+            raise SteelyardError(f"another process of the training is gone: {first_line(error)}") from error
 
 
 ALONE = Group()

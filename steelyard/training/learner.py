@@ -124,6 +124,10 @@ class Learner:
         """Remember the weights as the best so far."""
         self.best = {name: value.detach().clone() for name, value in self.averaged.state_dict().items()}
 
+    def is_finite(self) -> bool:
+        """Return whether all weights are numbers."""
+        return all(bool(value.isfinite().all()) for value in self.model.parameters())
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all from which `load` goes on, by name."""
         found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -203,8 +207,12 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parts(images_NCHW: Tensor, targets: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
-    if not (count := -(-len(targets) // most)):
+    """Return images with what they are, `most` at a time or one more: a single one batch norm can't take."""
+    if not len(targets):
         return []
+    count = -(-len(targets) // most)
+    if most > 1:
+        count = min(count, max(1, len(targets) // 2))
     return list(zip(images_NCHW.tensor_split(count), targets.tensor_split(count), strict=True))
 
 

@@ -55,7 +55,8 @@ def load_pretrained(model: "Normalised", arch: str | None, weights: Weights) -> 
     """Give a network's body the weights that fit it, and the normalisation that they were trained with.
 
     The head begins at zero, as in Kolesnikov et al. 2020: drawn by a seed with which the weights were trained too, it
-    would answer with their classes. A stem that was made for other channels or small images stays as it is.
+    would answer with their classes. A stem that was made for other channels or small images stays as it is, unless a
+    bundle has the same.
 
     Args:
         model: gets them.
@@ -67,13 +68,16 @@ def load_pretrained(model: "Normalised", arch: str | None, weights: Weights) -> 
     """
     import torch
 
-    tensors, body, fresh = _read(weights.file), model.network.body, (*model.network.fresh, *_AUXILIARY)
+    tensors, network = _read(weights.file), model.network
     ours = {name.removeprefix(OURS): value for name, value in tensors.items() if name.startswith(OURS)}
     theirs = ours or {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
-    wanted = {name: value for name, value in body.state_dict().items() if not _below(name, fresh)}
+    body = network.body.state_dict()
+    network.fresh = tuple(part for part in network.fresh if not _has_same(ours, body, part))
+    fresh = (*network.fresh, *_AUXILIARY)
+    wanted = {name: value for name, value in body.items() if not _below(name, fresh)}
     _check_fit({name: value for name, value in theirs.items() if not _below(name, fresh)}, wanted, weights.file)
     with torch.no_grad():
-        for parameter in model.network.head.parameters():
+        for parameter in network.head.parameters():
             parameter.zero_()
         for name, value in wanted.items():
             if name in theirs:
@@ -164,6 +168,12 @@ def _normalisation(arch: str | None, tensors: Mapping[str, "Tensor"]) -> tuple["
 
     preset = models.get_model_weights(arch).DEFAULT.transforms()
     return torch.tensor(preset.mean), torch.tensor(preset.std)
+
+
+def _has_same(ours: Mapping[str, "Tensor"], body: Mapping[str, "Tensor"], part: str) -> bool:
+    """Return whether a bundle has tensors of the same shapes below a part's name."""
+    shapes = [{name: value.shape for name, value in one.items() if _below(name, (part,))} for one in (ours, body)]
+    return bool(shapes[0]) and shapes[0] == shapes[1]
 
 
 def _below(name: str, parts: tuple[str, ...]) -> bool:

@@ -41,7 +41,7 @@ def write_profile(trained: Trained, candidate: Candidate, dataset: Dataset, run_
     """
     device, recipe = best_device(), candidate.training
     images = min(trained.micro_batch or recipe.batch_size, int(MOST_SECONDS * trained.images_per_s / STEPS))
-    batches = Batches(dataset, "train", max(2, images), device)
+    batches = Batches(dataset, "train", max(2, images), device, few=True)
     taken = list(islice(cycle(batches.shuffled(recipe.seed, 1)), STEPS + WARM_UP))
     loss = Loss(recipe, dataset.index.classes, device)
     learner = Learner(copy.deepcopy(trained.model), recipe, loss, len(taken), device)
@@ -68,6 +68,8 @@ def _phase(step: Callable[[Batch], object], batches: list[Batch], trace: Path) -
     for batch in batches[:WARM_UP]:
         step(batch)
     on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.synchronize()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities, profile_memory=True, acc_events=True) as recorded:
         for batch in batches[WARM_UP:]:
@@ -75,7 +77,8 @@ def _phase(step: Callable[[Batch], object], batches: list[Batch], trace: Path) -
         if on_gpu:
             torch.cuda.synchronize()
     recorded.export_chrome_trace(str(trace))
-    operations = sorted(map(_operation, recorded.key_averages()), key=lambda one: -(one.gpu_ms or one.cpu_ms))
+    called = (event for event in recorded.key_averages() if event.device_type.name == "CPU")  # with their kernels
+    operations = sorted(map(_operation, called), key=lambda one: -(one.gpu_ms or one.cpu_ms))
     return Phase(
         cpu_ms=sum(one.cpu_ms for one in operations),
         gpu_ms=sum(one.gpu_ms for one in operations),

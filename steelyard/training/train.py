@@ -18,7 +18,7 @@ from steelyard.errors import DoesNotFit, OutOfDeviceMemory, TrainingDiverged, fi
 from steelyard.evaluation.answers import Answers
 from steelyard.models.build import build
 from steelyard.models.normalised import Normalised
-from steelyard.params import Candidate, Training
+from steelyard.params import Candidate
 from steelyard.progress import Progress
 from steelyard.training.answers import answers
 from steelyard.training.batches import Batches, mean_and_std
@@ -90,14 +90,8 @@ def train(
     """
     recipe, device = candidate.training, best_device()
     with arithmetic(recipe.deterministic):
-        with _blame(recipe):
-            run = _Run(candidate, dataset, device, checkpoints, weights, group)
-        epochs = run.epochs()
-        while True:
-            with _blame(recipe):
-                point = next(epochs, None)
-            if point is None:
-                break
+        run = _Run(candidate, dataset, device, checkpoints, weights, group)
+        for point in run.epochs():
             observe(point)
             if judge and isinstance(point, Epoch):
                 judge(point, partial(run.answers, point.epoch))
@@ -112,7 +106,7 @@ def follow(
     Raises:
         what `train` raises.
     """
-    with arithmetic(candidate.training.deterministic), _blame(candidate.training):
+    with arithmetic(candidate.training.deterministic):
         _Run(candidate, dataset, best_device(), checkpoints, weights, group).follow()
 
 
@@ -135,20 +129,21 @@ class _Run:
         evaluated = images_at_once(dataset.index.image_shape, EVALUATION_BATCH)
         evaluated = min(evaluated, self._recipe.batch_size) if self._masks else evaluated
         self._validation = Batches(dataset, "validation", evaluated, device)
+        mean_std = mean_and_std(dataset)
         seed(self._recipe.seed, device)
-        network = build(candidate, dataset.index.image_shape, len(dataset.index.classes))
-        model = Normalised(network, *mean_and_std(dataset))
-        if weights:
-            load_pretrained(model, candidate.arch, weights)
-        loss, steps = Loss(self._recipe, self._classes, device), self._recipe.epochs * len(self._train)
-        self._learner = Learner(model, self._recipe, loss, steps, device, group)
+        with self._blame():
+            model = Normalised(build(candidate, dataset.index.image_shape, len(self._classes)), *mean_std)
+            if weights:
+                load_pretrained(model, candidate.arch, weights)
+            loss, steps = Loss(self._recipe, self._classes, device), self._recipe.epochs * len(self._train)
+            self._learner = Learner(model, self._recipe, loss, steps, device, group)
         self._history: list[Epoch] = []
-        self._step, self._sums, self._seconds_before = 0, _Sums(device), 0.0
+        self._step, self._sums = 0, _Sums(device)
         if found := checkpoints and checkpoints.latest():
             self._resume(*found)
         group.begin_at(self._step)
         self._resumed_from_step = self._step
-        self._started = self._saved = self._told = time.monotonic()
+        self._saved = self._told = time.monotonic()
 
     def epochs(self) -> Iterator[Epoch | Live]:
         """Yield the figures of each epoch: those from before, then those learnt now, with points in between."""
@@ -183,7 +178,7 @@ class _Run:
             model=model,
             history=tuple(self._history),
             best_epoch=min(self._history, key=lambda epoch: epoch.validation_loss).epoch,
-            seconds=self._seconds(),
+            seconds=sum(epoch.seconds for epoch in self._history),
             device=device_name(self._device),
             precision=str(learner.precision).removeprefix("torch."),
             micro_batch=learner.micro_batch if learner.micro_batch < self._recipe.batch_size else 0,
@@ -194,17 +189,18 @@ class _Run:
 
     def _learn(self, number: int) -> Iterator[int]:
         """Learn what is left of an epoch, and yield the number of images after each batch."""
-        started, before = time.monotonic(), self._sums.seconds
+        started = time.monotonic()
         self._learner.begin(number)
         for batch in self._train.shuffled(self._recipe.seed, number, skip=self._sums.batches):
-            self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
+            with self._blame():
+                self._sums.add(self._learner.learn(batch, self._step), len(batch[1]))
             self._step += 1
-            self._sums.seconds = before + time.monotonic() - started
+            self._sums.seconds += time.monotonic() - started
             yield len(batch[1])
+            started = time.monotonic()
 
     def _epoch(self, number: int, progress: Progress) -> Iterator[Epoch | Live]:
         rate = self._learner.learning_rate(self._step - self._sums.batches)
-        started, before = time.monotonic(), self._sums.seconds
         for images in self._learn(number):
             if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
                 self._save(number)
@@ -212,8 +208,9 @@ class _Run:
             if time.monotonic() - self._told >= SECONDS_BETWEEN_POINTS:
                 self._told = time.monotonic()
                 yield self._live()
+        ended = time.monotonic()
         train_loss, train_accuracy = self._sums.means(_DIVERGED.format(number))
-        learning_seconds = before + time.monotonic() - started
+        learnt = time.monotonic()  # a GPU is waited for
         validation_loss, validation_accuracy, mean_iou = self._validate(number)
         if all(validation_loss < earlier.validation_loss for earlier in self._history):
             self._learner.keep_best()
@@ -225,8 +222,8 @@ class _Run:
             validation_accuracy=validation_accuracy,
             validation_mean_iou=mean_iou,
             learning_rate=rate,
-            seconds=before + time.monotonic() - started,
-            images_per_s=self._train.images / learning_seconds,
+            seconds=self._sums.seconds + time.monotonic() - ended,
+            images_per_s=self._train.images / (self._sums.seconds + learnt - ended),
         )
         log.info("%s: %s", self._name, _sentence(epoch, self._recipe.epochs))
         self._history.append(epoch)
@@ -242,11 +239,12 @@ class _Run:
         overlap = Overlap(self._classes, self._device) if self._masks else None
         with torch.inference_mode():
             for images_NHWC, truths in self._validation.in_order():
-                logits = self._learner.answer(images_NHWC)
-                figures = [loss.sum(logits, truths).double(), *hits_and_counted(logits, truths), loss.total(truths)]
-                sums.add(torch.stack(figures), len(truths))
-                if overlap:
-                    overlap.add(logits, truths)
+                with self._blame():
+                    logits = self._learner.answer(images_NHWC)
+                    figures = [loss.sum(logits, truths).double(), *hits_and_counted(logits, truths), loss.total(truths)]
+                    sums.add(torch.stack(figures), len(truths))
+                    if overlap:
+                        overlap.add(logits, truths)
         mean_loss, accuracy = sums.means(f"the validation loss became {{}} in epoch {number}")
         return mean_loss, accuracy, overlap.mean_iou() if overlap else None
 
@@ -257,6 +255,8 @@ class _Run:
             self._sums.means(_DIVERGED.format(number))
         if self._checkpoints is None:
             return
+        if not self._learner.is_finite():
+            raise TrainingDiverged(f"weights became NaN or infinite in epoch {number}; try a lower learning_rate")
         loss, hits, counted, weight = self._sums.figures.tolist()
         index = CheckpointIndex(
             step=self._step,
@@ -267,7 +267,6 @@ class _Run:
             counted=counted,
             weight=weight,
             learning_seconds=self._sums.seconds,
-            seconds=self._seconds(),
             micro_batch=self._learner.micro_batch,
             history=tuple(self._history),
         )
@@ -277,14 +276,23 @@ class _Run:
         self._learner.load(tensors)
         self._learner.micro_batch = index.micro_batch
         self._history, self._step = list(index.history), index.step
-        self._seconds_before = index.seconds
         before = (index.loss, index.hits, index.counted, index.weight)
         self._sums.figures += torch.tensor(before, dtype=torch.float64, device=self._device)
         self._sums.batches, self._sums.images, self._sums.seconds = index.batches, index.images, index.learning_seconds
         log.info("%s: going on from step %d, in epoch %d", self._name, index.step, len(index.history) + 1)
 
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
+    @contextmanager
+    def _blame(self) -> Iterator[None]:
+        """Turn what torch says of a network that can't be trained into the candidate's failure."""
+        size = f"at batch_size {self._recipe.batch_size}"
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OutOfDeviceMemory(f"not even one image fits the device: {first_line(error)}") from None
+        except torch.AcceleratorError:  # a RuntimeError too, but the device's fault rather than the network's
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise DoesNotFit(f"the network can't be trained {size}: {first_line(error)}") from error
 
     def _live(self) -> Live:
         loss, hits, counted, weight = self._sums.figures.tolist()
@@ -330,20 +338,6 @@ class _Sums:
         if not math.isfinite(loss):
             raise TrainingDiverged(complaint.format(loss))
         return loss / weight, hits / max(counted, 1)
-
-
-@contextmanager
-def _blame(recipe: Training) -> Iterator[None]:
-    """Turn what torch says of a network that can't be trained into the candidate's failure."""
-    size = f"at batch_size {recipe.batch_size}"
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfDeviceMemory(f"not even one image fits the device: {first_line(error)}") from None
-    except torch.AcceleratorError:  # a RuntimeError too, but the device's fault rather than the network's
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise DoesNotFit(f"the network can't be trained {size}: {first_line(error)}") from error
 
 
 def _sentence(epoch: Epoch, epochs: int) -> str:

@@ -30,6 +30,12 @@ def test_a_scorecard_tells_what_the_onnx_file_answers(
     assert scorecard.index.model["model_size_mib"].value == pytest.approx(bundle.model_path.stat().st_size / 2**20)
 
 
+def test_weights_beside_the_onnx_file_count_as_what_is_served(bundle: ModelBundle, tmp_path: Path) -> None:
+    copy = bundle.copy_to(tmp_path)
+    (copy.model_path.parent / "model.onnx.data").write_bytes(bytes(2**20))
+    assert copy.size_mib == pytest.approx(bundle.size_mib + 1)
+
+
 def test_the_test_split_is_answered_and_not_measured(scorecard: Scorecard, dataset: Dataset) -> None:
     assert scorecard.index.test == {}
     assert len(scorecard.answers["test"].labels_N) == dataset.index.images["test"]

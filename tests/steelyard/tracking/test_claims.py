@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from steelyard.bundle import ModelBundle
 from steelyard.data.dataset import Dataset
-from steelyard.errors import CandidateFailed, TrainingDiverged
+from steelyard.errors import CandidateFailed, OutOfDeviceMemory, TrainingDiverged
 from steelyard.params import Candidate
 from steelyard.tracking import claims, server
 from steelyard.tracking.tracking import Tracking, Turn
@@ -145,18 +145,22 @@ def test_an_owner_s_own_failure_is_the_result_of_those_who_wait(
     owner, other = Tracking(tracking_uri), Tracking(tracking_uri)
     owner.connect()
 
-    def diverge_while_another_waits() -> None:
+    def fail_while_another_waits(error: CandidateFailed) -> None:
         with owner.turn("a" * 16, "first", tmp_path / "first", ""), owner.training("a" * 16, candidate):
             waiting.append(pool.submit(other.turn("a" * 16, "second", tmp_path / "second", "").__enter__))
             until(lambda: "waiting for first" in caplog.text)
-            raise TrainingDiverged("the loss became nan")
+            raise error
 
     waiting: list[Future[Turn]] = []
     with ThreadPoolExecutor() as pool:
         with pytest.raises(TrainingDiverged):
-            diverge_while_another_waits()
+            fail_while_another_waits(TrainingDiverged("the loss became nan"))
         with pytest.raises(CandidateFailed, match="the loss became nan"):
             waiting[0].result()
+        caplog.clear()
+        with pytest.raises(OutOfDeviceMemory):
+            fail_while_another_waits(OutOfDeviceMemory("not even one image fits the device"))
+        assert waiting[1].result().bundle is None  # another device may have more
 
 
 def test_an_owner_that_was_only_slow_takes_the_result_that_was_there_first(

@@ -12,7 +12,7 @@ from steelyard.models.normalised import Normalised
 from steelyard.params import Training
 from steelyard.training import graphs
 from steelyard.training.graphs import Graphs
-from steelyard.training.learner import Learner
+from steelyard.training.learner import FEW_STEPS, Learner
 from steelyard.training.loss import Loss
 
 CPU = torch.device("cpu")
@@ -54,12 +54,12 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[Captured]:
     return found
 
 
-def learner(*, graphed: bool, **recipe: object) -> Learner:
+def learner(*, graphed: bool, steps: int = 10, **recipe: object) -> Learner:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 8))
     model = Normalised(Network(body, 8, 4), np.full(3, 0.5), np.full(3, 0.25))
     settings = Training.model_validate({"batch_size": 32, "precision": "float32", **recipe})
-    made = Learner(model, settings, Loss(settings, "abcd", CPU), 10, CPU)
+    made = Learner(model, settings, Loss(settings, "abcd", CPU), steps, CPU)
     if graphed:
         made._graphs = Graphs(made.model, CPU, wanted=True)
     made.begin(1)
@@ -173,7 +173,7 @@ def test_where_other_parts_learn_another_graph_is_captured(captured: list[Captur
 
 
 def test_a_cpu_has_no_graphs(captured: list[Captured]) -> None:
-    plain = learner(graphed=False)
+    plain = learner(graphed=False, steps=FEW_STEPS)
     for step in range(3):
         plain.learn((IMAGES_NHWC, LABELS_N), step)
     assert captured == []

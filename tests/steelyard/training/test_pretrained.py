@@ -90,6 +90,27 @@ def test_a_bundle_s_weights_go_on_in_another_training(candidate: Candidate, bund
     assert not any(parameter.any() for parameter in model.network.head.parameters())
 
 
+@pytest.mark.parametrize(("stem", "channels"), [("small", 3), ("standard", 1)])
+def test_a_bundle_with_the_same_stem_lends_it_too(tmp_path: Path, stem: str, channels: int) -> None:
+    candidate, shape = candidate_of(stem=stem), (32, 32, channels)
+    lent = Normalised(build(candidate, shape, 4), np.full(channels, 0.4), np.full(channels, 0.2))
+    save_file(lent.state_dict(), tmp_path / "weights.safetensors")
+    network = loaded(candidate_of(stem=stem, pretrained=str(tmp_path / "weights.safetensors")), channels).network
+    for name, value in network.body.state_dict().items():
+        assert torch.equal(value, lent.network.body.state_dict()[name]), name
+    network.train()
+    Freezing(network, {}).begin(1)
+    assert not any(parameter.requires_grad for parameter in network.body.parameters())
+
+
+def test_a_stem_made_anew_learns_where_all_else_is_frozen(theirs: Path) -> None:
+    network = loaded(candidate_of(stem="small", pretrained=str(theirs))).network
+    network.train()
+    for unfreeze, wanted in (({}, {"conv1.weight"}), ({"conv1": 2}, set())):
+        Freezing(network, unfreeze).begin(1)
+        assert {name for name, one in network.body.named_parameters() if one.requires_grad} == wanted
+
+
 def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     wanted = candidate_of(pretrained=True)

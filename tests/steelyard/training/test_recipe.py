@@ -1,5 +1,7 @@
 """What a recipe does: augmentation, schedule, averaged weights, micro-batches."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from steelyard.models.normalised import Normalised, as_fractions
 from steelyard.params import Augment, Candidate, Params, Training
 from steelyard.training import train as training
 from steelyard.training.augment import Augmentation
-from steelyard.training.learner import Learner
+from steelyard.training.learner import Learner, _parts
 from steelyard.training.loss import Loss
 from steelyard.training.schedule import learning_rate
 from tests.conftest import SMALL_PARAMS
@@ -82,6 +84,16 @@ def test_mixing_shares_the_label_as_it_shares_the_image(kind: str) -> None:
     assert not torch.equal(images_NCHW, as_fractions(IMAGES_NHWC))
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_mixed_image_holds_as_much_of_each_class_as_its_label_says(kind: str) -> None:
+    levels_C = torch.tensor([0, 50, 100, 250], dtype=torch.uint8)
+    plain_NHWC = levels_C[LABELS_N][:, None, None, None].expand(64, 12, 10, 3)
+    torch.manual_seed(0)
+    images_NCHW, shares_NC = Augmentation(Augment.model_validate({kind: 1.0}), classes=4)(plain_NHWC, LABELS_N)
+    assert torch.allclose(images_NCHW.mean((1, 2, 3)), shares_NC @ (levels_C.float() / 255), atol=1e-5)
+    assert float(shares_NC.max(1).values.min()) < 0.95
+
+
 def test_one_cycle_is_torch_s() -> None:
     recipe, steps = Training(learning_rate=0.1), 200
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -135,6 +147,13 @@ def test_a_full_device_gets_smaller_parts_and_the_same_step(caplog: pytest.LogCa
     torch.testing.assert_close(cramped.answer(IMAGES_NHWC), roomy.answer(IMAGES_NHWC), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("images", [2, 3, 9, 64])
+def test_no_part_is_a_single_image_which_batch_norm_can_t_take(images: int) -> None:
+    parts = _parts(IMAGES_NHWC[:images], LABELS_N[:images], 2)
+    assert {len(labels) for _, labels in parts} <= {2, 3}
+    assert torch.equal(torch.cat([labels for _, labels in parts]), LABELS_N[:images])
+
+
 def test_answers_that_do_not_fit_are_given_in_parts_and_batches_are_learnt_whole() -> None:
     roomy, cramped = learner(most=64), learner(most=20, batch_size=16)
     torch.testing.assert_close(cramped.answer(IMAGES_NHWC), roomy.answer(IMAGES_NHWC), rtol=1e-4, atol=1e-5)
@@ -153,6 +172,23 @@ def test_where_not_one_image_fits_the_candidate_fails(
     monkeypatch.setattr(training, "build", lambda *_: Network(Cramped(0), 8, 10))
     with pytest.raises(OutOfDeviceMemory, match="not even one image fits the device: CUDA out of memory"):
         training.train(candidate, dataset, lambda epoch: None)
+
+
+def test_what_can_t_be_read_is_not_the_candidate_s_fault(
+    candidate: Candidate, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("mmap length is greater than file size")
+
+    monkeypatch.setattr(Dataset, "batches", broken)
+    with pytest.raises(ValueError, match="mmap length"):
+        training.train(candidate, dataset, lambda epoch: None)
+
+
+def test_pauses_are_no_training_time(candidate: Candidate, dataset: Dataset) -> None:
+    began = time.monotonic()
+    trained = training.train(candidate, dataset, lambda point: time.sleep(1))
+    assert trained.seconds < time.monotonic() - began - len(trained.history)
 
 
 def test_averaged_weights_follow_the_others_and_are_those_that_answer() -> None:

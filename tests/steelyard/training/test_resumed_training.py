@@ -43,6 +43,8 @@ ROUGH = Candidate.model_validate(
         },
     }
 )
+NOUGHT = dict.fromkeys(("batches", "images", "loss", "hits", "counted", "weight", "learning_seconds"), 0)
+INDEX = CheckpointIndex.model_validate({"step": 1, "history": (), "micro_batch": 1, **NOUGHT})
 
 
 def work(dataset: Path, checkpoints: Path, weights: Path) -> None:
@@ -148,46 +150,45 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(dataset: Dataset, tmp_
 
 
 def test_a_disk_that_takes_no_more_ends_the_training_in_one_sentence(dataset: Dataset, tmp_path: Path) -> None:
-    none = dict.fromkeys(("seconds", "batches", "images", "loss", "hits", "counted", "weight", "learning_seconds"), 0)
-    index = CheckpointIndex.model_validate({"step": 1, "history": (), "micro_batch": 1, **none})
-    Checkpoints(str(tmp_path)).save(index, {"x": torch.zeros(2)})
+    Checkpoints(str(tmp_path)).save(INDEX, {"x": torch.zeros(2)})
     (tmp_path / "0000000002.safetensors").mkdir()  # in whose place no file can be put
     with pytest.raises(StoreError, match="a checkpoint can't be written"):
-        Checkpoints(str(tmp_path)).save(index.model_copy(update={"step": 2}), {"x": torch.ones(2)})
+        Checkpoints(str(tmp_path)).save(INDEX.model_copy(update={"step": 2}), {"x": torch.ones(2)})
     found = Checkpoints(str(tmp_path)).latest()
     assert found is not None
     assert found[0].step == 1
     assert torch.equal(found[1]["x"], torch.zeros(2))
 
 
+def test_a_checkpoint_behind_one_that_can_t_be_read_is_kept(tmp_path: Path) -> None:
+    place = Checkpoints(str(tmp_path))
+    for step in (50, 51):
+        place.save(INDEX.model_copy(update={"step": step}), {"x": torch.zeros(2)})
+        (tmp_path / f"{step:010d}.safetensors").write_bytes(b"torn")
+    assert place.latest() is None
+    for step in (6, 12):
+        place.save(INDEX.model_copy(update={"step": step}), {"x": torch.full((2,), float(step))})
+    found = place.latest()
+    assert found is not None
+    assert found[0].step == 12
+    assert sorted(file.name for file in tmp_path.glob("*.json")) == ["0000000006.json", "0000000012.json"]
+
+
 def test_an_object_store_that_comes_back_is_waited_for_and_one_that_does_not_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "SECONDS_BETWEEN_TRIES", 0.1)
-    index = CheckpointIndex(
-        step=1,
-        history=(),
-        micro_batch=1,
-        seconds=0,
-        batches=0,
-        images=0,
-        loss=0,
-        hits=0,
-        counted=0,
-        weight=0,
-        learning_seconds=0,
-    )
     server = S3Server(tmp_path / "s3")
     place = Checkpoints(f"{BUCKET}/away", server.store)
     with ThreadPoolExecutor() as pool:
-        saving = pool.submit(place.save, index, {"x": torch.ones(2)})
+        saving = pool.submit(place.save, INDEX, {"x": torch.ones(2)})
         assert not wait([saving], timeout=1).done
         server.start()
         saving.result()
     server.stop()
     monkeypatch.setattr(storage, "PATIENCE_S", 0.5)
     with pytest.raises(StoreError, match="gave up after"):
-        place.save(index.model_copy(update={"step": 2}), {"x": torch.zeros(2)})
+        place.save(INDEX.model_copy(update={"step": 2}), {"x": torch.zeros(2)})
     server.start()
     found = place.latest()
     server.stop()

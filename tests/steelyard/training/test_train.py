@@ -17,7 +17,7 @@ from steelyard.models.normalised import Normalised
 from steelyard.params import Candidate, Params, Training
 from steelyard.training import export as exporting
 from steelyard.training import train as training
-from steelyard.training.batches import no_single
+from steelyard.training.batches import _upload, no_single
 from steelyard.training.export import export
 from steelyard.training.job import Places, run_job
 from steelyard.training.live import Live
@@ -205,3 +205,9 @@ def test_the_weights_are_those_of_the_epoch_with_the_lowest_validation_loss(
 @pytest.mark.parametrize(("side", "images"), [(32, BATCH), (224, 20), (4000, 1)])
 def test_large_images_are_answered_a_few_at_a_time(side: int, images: int) -> None:
     assert images_at_once((side, side, 3), BATCH) == images
+
+
+def test_a_split_that_fits_a_device_is_there_as_it_was(dataset: Dataset) -> None:
+    images_NHWC, labels_N = _upload(dataset, "train", torch.device("cpu"))
+    assert np.array_equal(images_NHWC, dataset.head("train"))
+    assert np.array_equal(labels_N, dataset.labels_N("train"))
