@@ -12,6 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steelyard.data.files import place, printable
 from steelyard.data.item import Item, Listing
 
@@ -160,6 +163,11 @@ class Catalog:
     def record(self, found: Iterable[Found]) -> None:
         """Write down what became of items."""
         self.many("UPDATE items SET problem = ?2, row = ?3 WHERE id = ?1", found)
+
+    def forget(self, lost_R: NDArray[np.bool_]) -> None:
+        """Have items decoded anew whose rows are lost."""
+        decoded = self.sql("SELECT id, row FROM items WHERE row IS NOT NULL")
+        self.many("UPDATE items SET row = NULL WHERE id = ?", [(number,) for number, row in decoded if lost_R[row]])
 
     def item(self, number: int) -> Item:
         """Return an item by its id."""

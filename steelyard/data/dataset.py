@@ -13,6 +13,7 @@ from pydantic import Field
 
 from steelyard.artifact import Index, Record
 from steelyard.data.shards import read_shards
+from steelyard.errors import ArtifactError
 from steelyard.store import ObjectStore, needed
 
 Split = Literal["train", "validation", "test"]
@@ -116,6 +117,7 @@ class Dataset:
 
         Raises:
             StoreError: the object store does not answer.
+            ArtifactError: shards hold less than they should.
         """
         if self.index.layout == "shards":
             yield from self._streamed(split, size, shuffle)
@@ -158,5 +160,9 @@ class Dataset:
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any]]]:
         seed = None if shuffle is None else int(shuffle.integers(2**31))
         samples = read_shards(self.index.shards[split], self.shard(split), seed)
+        lacking = self.index.images[split]
         while batch := list(islice(samples, size)):
+            lacking -= len(batch)
             yield np.stack([one.image_HWC for one in batch]), np.array([one.truth for one in batch])
+        if lacking:
+            raise ArtifactError(f"{self.folder}: {lacking} images of {split} are not in its shards: prepare it again")

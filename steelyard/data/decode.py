@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from steelyard.errors import UnreadableImage
 
@@ -18,12 +19,14 @@ Shape = tuple[int, int, int]
 
 # Phones and cameras rarely save more than 50 megapixels; as RGBA that is 200 MB while it is decoded.
 MAX_PIXELS = 50_000_000
+TIFF = (".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript for it
 _MODES = {1: "L", 3: "RGB"}
 _JPEG_COLORS = {"RGB": "RGB", "YCbCr": "RGB", "Gray": "GRAY"}  # the others, CMYK and YCCK, are left to Pillow
 _JPEG, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
 _DAMAGED = ("Premature end", "Corrupt JPEG data")  # as libjpeg warns, before it fills in grey
 _STRIP_PIXELS = 2**20  # laid over white at a time
+_SUBFILE_TYPE, _NOT_ITS_OWN = 254, 0b101  # a TIFF's tag, and its bits for a reduced page and for a mask
 
 
 class Decoded(NamedTuple):
@@ -84,6 +87,27 @@ def upright(data: bytes, page: int = 0) -> Upright:
     except Exception:  # on damaged bytes Pillow's decoders raise nearly anything, from OSError to KeyError
         raise UnreadableImage("is damaged or cut short") from None
     return Upright(image, *image.size, turned)
+
+
+def pages(data: bytes) -> list[int]:
+    """Return which pages of a file are images of their own; a TIFF may also hold them smaller, or their masks.
+
+    Raises:
+        UnreadableImage: damaged bytes.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if not isinstance(image, TiffImageFile):
+            return [0]
+        own = [page for page in range(image.n_frames) if not _subfile_type(image, page) & _NOT_ITS_OWN]
+        return own or [0]
+    except Exception:  # as in `upright`
+        raise UnreadableImage("is damaged or cut short") from None
+
+
+def _subfile_type(image: TiffImageFile, page: int) -> int:
+    image.seek(page)
+    return int(image.tag_v2.get(_SUBFILE_TYPE, 0))
 
 
 def resize(image_HWC: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
@@ -150,6 +174,8 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
         raise UnreadableImage(f"has pixels of kind {image.mode}, which have no one reading as {mode}")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
+    if image.mode == "La":  # premultiplied, of which Pillow knows no other way
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = _over_white(image)
     return image if image.mode == mode else image.convert(mode)
@@ -160,6 +186,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     pixels_HW = np.asarray(image)
     if pixels_HW.min() < 0 or pixels_HW.max() > 65535:
         raise UnreadableImage("has pixels below 0 or above 65535, which have no one reading as 8 bits")
+    if image.mode == "I" and pixels_HW.max() < 256:
+        raise UnreadableImage("has pixels of 32 bits that are all below 256: 0 to 65535 are read; save it with 8 bits")
     return Image.fromarray((pixels_HW >> 8).astype(np.uint8))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import posixpath
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -185,7 +186,11 @@ class RemoteFiles:
             listed.executemany("INSERT INTO objects VALUES (?, ?)", self.store.walk(self.address))
 
             def entry(path: str) -> Entry:
-                found = listed.execute("SELECT version FROM objects WHERE path = ?", (path,)).fetchone()
+                if (key := posixpath.normpath(path)).startswith(".."):
+                    return Entry(
+                        path, "", "lies outside the folder of the manifest, where a store is not looked through"
+                    )
+                found = listed.execute("SELECT version FROM objects WHERE path = ?", (key,)).fetchone()
                 return Entry(path, found[0] if found else "")
 
             yield entry
@@ -200,7 +205,7 @@ class RemoteFiles:
     def read(self, path: str, most_mib: float = MAX_FILE_MIB) -> bytes:
         """Return an object's bytes."""
         try:
-            with self.store.stream(f"{self.address.rstrip('/')}/{path}") as response:
+            with self.store.stream(f"{self.address.rstrip('/')}/{posixpath.normpath(path)}") as response:
                 _check_size(int(response.headers["Content-Length"]), most_mib)  # type: ignore[attr-defined]
                 return response.read()
         except SourceError:

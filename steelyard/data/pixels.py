@@ -69,7 +69,10 @@ class RowFile:
 
     def write(self, row: int, content: NDArray[np.generic]) -> None:
         """Write one row, or several from there on."""
-        os.pwrite(self._descriptor, np.ascontiguousarray(content).tobytes(), self._offset + row * self.row_bytes)
+        data, place = memoryview(np.ascontiguousarray(content).tobytes()), self._offset + row * self.row_bytes
+        while data:  # a disk that is nearly full takes a part
+            written = os.pwrite(self._descriptor, data, place)
+            data, place = data[written:], place + written
 
     def read(self, row: int) -> NDArray[Any]:
         """Return one row."""

@@ -25,12 +25,13 @@ from steelyard.data.workers import Job, Pixels, decode_pending, processes
 from steelyard.data.workspace import workspace
 from steelyard.errors import SourceError
 from steelyard.params import Data
+from steelyard.process import boot_id
 from steelyard.store import ObjectStore, is_remote, needed
 
 log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 2**33  # of pixels; more of them are streamed
-DECODER = 3  # counted up when decoding gives other pixels or fingerprints than before
+DECODER = 4  # counted up when decoding gives other pixels or fingerprints than before
 
 
 def prepare(
@@ -101,6 +102,10 @@ def _decode(job: Job, catalog: Catalog, allowed: float, workers: int, place: Pla
     """List the source and decode what is new; stop where too much of it is bad."""
     catalog.list_items(job.source.listings())
     pixels = Pixels(job.folder, job.shape, job.classes)
+    if catalog.fact("boot") not in (None, boot_id()):  # a power cut may have taken what was not on the disk yet
+        log.info("the machine was started anew: looking whether all that was decoded is still there")
+        catalog.forget(pixels.lost(catalog.census().next_row))
+    catalog.state("boot", boot_id())
     listed, pending, row = catalog.census()
     pixels.items.cut(row)
     with closing(Kept(place, pixels, catalog, row)) as kept:

@@ -22,7 +22,7 @@ from steelyard.data.images import FACTS, STRICTNESS, digests, hashes
 from steelyard.data.item import Item, Sample, Shape, Source
 from steelyard.data.near import THUMB, fingerprints
 from steelyard.data.pixels import RowFile
-from steelyard.errors import SteelyardError, UnreadableImage
+from steelyard.errors import SteelyardError, UnreadableImage, first_line
 from steelyard.progress import Progress
 
 CHUNK = 64
@@ -51,6 +51,18 @@ class Pixels:
         self.images.write(row, image_HWC)
         if self.masks is not None and mask_HW is not None:
             self.masks.write(row, mask_HW)
+
+    def lost(self, rows: int) -> NDArray[np.bool_]:
+        """Return which of the first rows are not those whose digests were written with them."""
+        lost_N, block = np.zeros(rows, bool), max(1, BYTES_AT_ONCE // self.images.row_bytes)
+        for start in range(0, rows, block):
+            count = min(block, rows - start)
+            facts_M, images_NHWC = self.facts.block(start, count), self.images.block(start, count)
+            lost_M = (facts_M["digest"] != digests(images_NHWC)).any(axis=1)
+            if self.masks is not None:
+                lost_M |= (facts_M["truth"] != digests(self.masks.block(start, count))).any(axis=1)
+            lost_N[start : start + count] = lost_M | (self.items.block(start, count) == 0)
+        return lost_N
 
     def read(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Return an image and its mask."""
@@ -196,7 +208,8 @@ class _Worker:
         if not self.job.source.remote:
             yield from map(self._load, items)
             return
-        with ThreadPoolExecutor(REQUESTS) as requests:
+        pages = len({item.path for item in items}) < len(items)  # of stacks, which are fetched once for all of them
+        with ThreadPoolExecutor(1 if pages else REQUESTS) as requests:
             yield from requests.map(self._load, items)
 
     def _load(self, item: Item) -> Sample | UnreadableImage:
@@ -204,6 +217,10 @@ class _Worker:
             return self.job.source.load(item, self.job.shape)
         except UnreadableImage as error:
             return error
+        except SteelyardError:
+            raise
+        except Exception as error:  # a decoder's, of bytes that nobody thought of
+            return UnreadableImage(f"can't be decoded: {type(error).__name__}: {first_line(error)}")
 
     def _keep(self, row: int, decoded: list[tuple[int, Item, Sample]]) -> None:
         """Write samples from a row on, with what is worth knowing of each."""

@@ -1,23 +1,30 @@
 """The folder in which a dataset grows: kept when the work is cut off, begun from the result of an earlier time."""
 
 import fcntl
+import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tarfile import TarError
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.artifact import link_or_copy
 from steelyard.data.catalog import Catalog, settings_of
 from steelyard.data.dataset import KNOWN, PIXELS, SPLITS, Dataset
+from steelyard.data.images import digests
 from steelyard.data.pixels import Rows
 from steelyard.data.shards import read_shards
 from steelyard.data.workers import Pixels
-from steelyard.errors import ArtifactError, InputError
+from steelyard.errors import ArtifactError, InputError, SourceError
 from steelyard.store import ObjectStore
+
+log = logging.getLogger(__name__)
 
 CATALOG = "catalog.sqlite"
 WAIT_S = 5.0  # for the processes of a run that was killed
@@ -40,8 +47,11 @@ def workspace(folder: Path, settings: str, store: ObjectStore | None) -> Iterato
         if settings_of(partial / CATALOG) != settings or not (partial / "images.npy").exists():
             _empty(partial)
             if settings_of(folder / CATALOG) == settings:
-                with suppress(ArtifactError):
+                try:
                     _begin_with(partial, Dataset(folder, store))
+                except (ArtifactError, SourceError, TarError, ValueError) as error:
+                    log.warning("%s: can't be built upon, decoding all anew: %s", folder, error)
+                    _empty(partial)
         catalog = Catalog(partial / CATALOG)
         catalog.state("settings", settings)
         try:
@@ -94,17 +104,25 @@ def _begin_with(partial: Path, dataset: Dataset) -> None:
         classes = len(dataset.index.classes) if dataset.index.task == "segmentation" else 0
         pixels = Pixels(partial, dataset.index.image_shape, classes)
         ids_M = Rows(partial / "items.npy").whole()
-        lost_M = np.ones(len(ids_M), bool)  # in no split, so in no shard
+        lost_M = np.ones(len(ids_M), bool)  # in no shard, or not as it was: others write shards to the same address
         for split in SPLITS:
             for row, image_HWC, truth in read_shards(dataset.index.shards[split], dataset.shard(split)):
-                pixels.write(row, image_HWC, None if isinstance(truth, int) else truth)
-                lost_M[row] = False
+                mask_HW = None if isinstance(truth, int) else truth
+                if row < len(lost_M) and _is(pixels.facts.read(row), image_HWC, mask_HW):
+                    pixels.write(row, image_HWC, mask_HW)
+                    lost_M[row] = False
         pixels.close()
         catalog = Catalog(copy)
         lost = zip(ids_M[lost_M].tolist(), np.flatnonzero(lost_M).tolist(), strict=True)
         catalog.many("UPDATE items SET row = NULL WHERE id = ? AND row = ?", lost)
         catalog.close()
     copy.rename(partial / CATALOG)
+
+
+def _is(facts: Any, image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8] | None) -> bool:
+    """Return whether these are the pixels of a row."""
+    found = {"digest": image_HWC} if mask_HW is None else {"digest": image_HWC, "truth": mask_HW}
+    return all(np.array_equal(facts[name], digests([np.ascontiguousarray(one)])[0]) for name, one in found.items())
 
 
 def _replace(folder: Path, partial: Path) -> None:

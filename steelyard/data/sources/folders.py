@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from itertools import chain
 
-from steelyard.data.decode import decode_sized
+from steelyard.data.decode import TIFF, decode_sized, pages
 from steelyard.data.files import Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
-from steelyard.errors import SourceError
+from steelyard.errors import SourceError, UnreadableImage
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
@@ -26,7 +26,10 @@ class EncodedFiles(Source):
 
     def load(self, item: Item, shape: Shape) -> Sample:
         """Decode one file."""
-        return Sample(*decode_sized(self.files.read(item.path), shape)[:3])
+        data = self.files.read(item.path)
+        if item.path.lower().endswith(TIFF) and (found := len(pages(data))) > 1:
+            raise UnreadableImage(f"has {found} pages, where a file is one image")
+        return Sample(*decode_sized(data, shape)[:3])
 
 
 class ClassFolders(EncodedFiles):

@@ -32,9 +32,9 @@ class Manifest(EncodedFiles):
             lines = self._csv(text) if PurePosixPath(self.name).suffix == ".csv" else self._json(text)
             empty = True
             try:
-                for row in lines:
+                for number, row in enumerate(lines, start=1):
                     empty = False
-                    yield _item(row, entry)
+                    yield _item(row, number, entry)
             except UnicodeDecodeError:
                 raise SourceError(f"data.source: {self.name}: is not UTF-8 text") from None
             if empty:
@@ -43,14 +43,14 @@ class Manifest(EncodedFiles):
     def _csv(self, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
         reader = csv.DictReader(text, skipinitialspace=True, strict=True)  # else a quote too many hides what follows
         try:
-            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             missing = [name for name in ("path", "label") if name not in columns]
             if missing:
                 raise SourceError(
                     f"data.source: {self.name}: lacks the column {missing[0]!r}; it has: {', '.join(columns) or 'none'}"
                 )
             if unused := [name for name in columns if name not in COLUMNS]:
-                log.info("%s: columns that are not used: %s", self.name, ", ".join(unused))
+                log.warning("%s: columns that are not used: %s", self.name, ", ".join(unused))
             yield from reader
         except csv.Error as error:
             raise SourceError(f"data.source: {self.name}: line {reader.reader.line_num}: {error}") from None
@@ -65,18 +65,21 @@ class Manifest(EncodedFiles):
                     row = None
                 if not isinstance(row, dict):
                     raise SourceError(f"data.source: {self.name}: line {number} is no JSON object")
-                yield row
+                yield {name.strip().lower(): value for name, value in row.items()}
 
 
-def _item(row: dict[str, Any], entry: Callable[[str], Entry]) -> Item:
+def _item(row: dict[str, Any], number: int, entry: Callable[[str], Entry]) -> Item:
     path, label = str(row.get("path") or ""), str(row["label"] if row.get("label") is not None else "").strip()
     split = str(row.get("split") or "").strip().lower()
     problem = "has no path" if not path else "has no label" if not label else ""
     if split and split not in SPLIT_NAMES:
         problem = f"its split {split!r} is none of train, validation and test"
+    if None in row:  # so the csv module calls what has no column
+        problem = "its line has more fields than there are columns"
     there = entry(path) if path else Entry("", "")
     return Item(
         path=path,
+        part=0 if path else number,
         version=there.version,
         label=label,
         group=str(row.get("group") or "").strip(),

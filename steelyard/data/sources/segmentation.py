@@ -1,27 +1,29 @@
 """`images/` and `masks/` matched by name: single files, TIFF stacks page by page, large rasters tile by tile."""
 
-import io
-import math
 import os
+import shutil
 import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import chain, islice, product
-from operator import attrgetter
-from typing import Any
+from functools import lru_cache
+from itertools import chain, product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steelyard.data.decode import FORMATS, Upright, decode_sized, resize, upright
+from steelyard.data.decode import TIFF, Upright, decode_sized, pages, resize, upright
 from steelyard.data.files import MAX_FILE_MIB, Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape, Source
+from steelyard.data.sources.folders import IMAGE_SUFFIXES
 from steelyard.errors import MissingExtra, SourceError, UnreadableImage
 from steelyard.params import Masks, Tiles
 
-TIFF = (".tif", ".tiff")
+SIDECARS = (".tfw", ".jgw", ".pgw", ".wld", ".prj", ".aux.xml", ".ovr")  # of rasters: where on earth they are
 MAX_STACK_MIB = 1024  # of a TIFF of many pages, which is read whole; tiles are for more
 CACHE_MIB = 64  # of decoded blocks, in each process: tiles side by side share a row of them
 IGNORED = 255  # in a prepared mask: a pixel that counts for nothing
@@ -94,22 +96,31 @@ class Pairs(Source):
 
 
 def _take(halves: sqlite3.Connection, entry: Entry) -> Iterator[Item]:
-    """Keep an image or a mask; of two with one name the first by path, and yield the other with that problem."""
+    """Keep an image or a mask; yield what is neither, and of two with one name the second, with that problem."""
     folders = entry.path.split("/")
     kind = next((folder for folder in folders[:2] if folder in ("images", "masks")), None)
     if kind is None:
+        if entry.problem or entry.path.lower().endswith(IMAGE_SUFFIXES):
+            yield Item(path=entry.path, version=entry.version, problem=entry.problem or "is neither image nor mask")
+        return
+    if entry.path.lower().endswith(SIDECARS):
         return
     folders.remove(kind)
     name = os.fsencode(os.path.splitext("/".join(folders))[0])
     if halves.execute(_KEEP, (kind, name, os.fsencode(entry.path), entry.version, entry.problem)).rowcount:
         return
     found = halves.execute("SELECT path, version, problem FROM halves WHERE kind = ? AND name = ?", (kind, name))
-    first, second = sorted([entry, _entry(*found.fetchone())], key=attrgetter("path"))
+    first, second = sorted([entry, _entry(*found.fetchone())], key=_images_first)
     halves.execute(
         "UPDATE halves SET path = ?, version = ?, problem = ? WHERE kind = ? AND name = ?",
         (os.fsencode(first.path), first.version, first.problem, kind, name),
     )
     yield Item(path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name")
+
+
+def _images_first(entry: Entry) -> tuple[bool, str]:
+    """Return what sorts files named as images before others, each by path."""
+    return not entry.path.lower().endswith(IMAGE_SUFFIXES), entry.path
 
 
 def _entry(path: bytes, version: str, problem: str) -> Entry:
@@ -135,6 +146,8 @@ class _Table:
         return np.concatenate([self._strip(mask[top : top + rows]) for top in range(0, len(mask), rows)])
 
     def _strip(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
+        if mask.dtype.kind == "f" and not np.array_equal(mask, np.rint(mask)):
+            raise UnreadableImage("its mask has values that are not whole")
         codes_HW = mask.astype(np.int64)
         if self.colored:
             codes_HW = codes_HW @ np.array([65536, 256, 1]) if mask.ndim == 3 else codes_HW * 0x010101  # grey
@@ -156,43 +169,50 @@ def _code(value: int | tuple[int, int, int]) -> int:
     return value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2]
 
 
+class _Stack(NamedTuple):
+    data: bytes
+    pages: list[int]
+
+
 class _Pages:
     """Files of one page, and TIFF stacks of several, through Pillow."""
 
     def __init__(self, files: Files, colored: bool) -> None:
         self._files, self._colored = files, colored
-        self._read: dict[str, bytes] = {}
+        self._stacks: dict[str, _Stack] = {}
 
     def groups(self, item: Item) -> list[str]:
         """Return "" for each page; only a TIFF is opened for it."""
         if not item.path.lower().endswith(TIFF):
             return [""]
-        pages, masks = (_frames(self._bytes(path)) for path in (item.path, item.mask))
-        if pages != masks:
-            raise UnreadableImage(f"has {pages} pages, its mask {masks}")
-        return [""] * pages
+        found, masks = (len(pages(self._bytes(path))) for path in (item.path, item.mask))
+        if found != masks:
+            raise UnreadableImage(f"has {found} pages, its mask {masks}")
+        return [""] * found
 
     def read(self, item: Item, shape: Shape) -> tuple[Sample, NDArray[Any]]:
         """Return the image in its shape, and the mask as it is."""
-        read = self._read
-        if item.path not in read:
-            self._read = read = {path: self._bytes(path) for path in (item.path, item.mask)}
-        image, mask = decode_sized(read[item.path], shape, item.part), _mask(read[item.mask], item.part)
+        (images, number), (masks, mask_number) = self._page(item.path, item), self._page(item.mask, item)
+        image, mask = decode_sized(images, shape, number), _mask(masks, mask_number)
         if image.turned != mask.turned:
             raise UnreadableImage("image and mask are turned differently, by the EXIF note of one of them")
         if (image.width, image.height) != (mask.width, mask.height):
             raise UnreadableImage(f"has {image.width} x {image.height} pixels, its mask {mask.width} x {mask.height}")
         return Sample(*image[:3]), _values(mask.image, self._colored)
 
+    def _page(self, path: str, item: Item) -> tuple[bytes, int]:
+        """Return a file and the number of a page in it; a TIFF is read once for all of its pages."""
+        if not path.lower().endswith(TIFF):
+            return self._bytes(path), 0
+        if (stack := self._stacks.get(path)) is None:
+            data = self._bytes(path)
+            stack = _Stack(data, pages(data))
+            others = {one: known for one, known in self._stacks.items() if one in (item.path, item.mask)}
+            self._stacks = {**others, path: stack}
+        return stack.data, stack.pages[item.part]
+
     def _bytes(self, path: str) -> bytes:
         return self._files.read(path, MAX_STACK_MIB if path.lower().endswith(TIFF) else MAX_FILE_MIB)
-
-
-def _frames(data: bytes) -> int:
-    try:
-        return int(getattr(Image.open(io.BytesIO(data), formats=FORMATS), "n_frames", 1))
-    except Exception:  # on damaged bytes Pillow raises nearly anything
-        raise UnreadableImage("is damaged or cut short") from None
 
 
 def _mask(data: bytes, page: int) -> Upright:
@@ -234,8 +254,13 @@ class _Windows:
 
     def read(self, item: Item, shape: Shape) -> tuple[Sample, NDArray[Any]]:
         """Return one tile in its shape, and its mask as it is."""
-        places = ((pair, corner) for pair in self._opened(item) for corner in _corners(pair[0].shape, self._tiles))
-        (image, mask), (top, left) = next(islice(places, item.part, None))
+        part = item.part
+        for pair in self._opened(item):
+            corners = _corners(pair[0].shape, self._tiles)
+            if part < len(corners):
+                break
+            part -= len(corners)
+        (image, mask), (top, left) = pair, corners[part]
         rows = (top, min(top + self._tiles.size, image.height))
         window = (rows, (left, min(left + self._tiles.size, image.width)))
         try:
@@ -251,7 +276,7 @@ class _Windows:
         """Return image and mask of each page; those of one file stay open until the next is asked for."""
         if self._path != item.path:
             self._path = ""
-            images, masks = (_raster_pages(self._place(path)) for path in (item.path, item.mask))
+            images, masks = map(self._rasters, (item.path, item.mask))
             if len(images) != len(masks):
                 raise UnreadableImage(f"has {len(images)} pages, its mask {len(masks)}")
             for image, mask in zip(images, masks, strict=True):
@@ -261,11 +286,15 @@ class _Windows:
             self._path, self._pages = item.path, list(zip(images, masks, strict=True))
         return self._pages
 
-    def _place(self, path: str) -> Any:
-        """Return what rasterio opens: the file itself where it is on this machine."""
-        if isinstance(self._files, RemoteFiles):
-            return io.BytesIO(self._files.read(path, most_mib=math.inf))
-        return f"{self._files.address}/{path}"
+    def _rasters(self, path: str) -> list[Any]:
+        """Open a file's pages; what lies in a store is copied to this disk, where it is gone when they are closed."""
+        if not isinstance(self._files, RemoteFiles):
+            return _raster_pages(f"{self._files.address}/{path}")
+        with TemporaryDirectory() as folder, self._files.open(path) as stream:
+            copy = Path(folder, f"raster{Path(path).suffix}")
+            with copy.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+            return _raster_pages(str(copy))
 
 
 def _gdal() -> Any:
@@ -277,13 +306,13 @@ def _gdal() -> Any:
     return rasterio.Env(GDAL_CACHEMAX=CACHE_MIB)
 
 
-def _raster_pages(place: Any) -> list[Any]:
+def _raster_pages(file: str) -> list[Any]:
     with _gdal(), warnings.catch_warnings():
         import rasterio
 
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # nor need it be
         try:
-            first = rasterio.open(place)
+            first = rasterio.open(file)
             return [rasterio.open(page) for page in first.subdatasets] or [first]
         except rasterio.errors.RasterioError:
             raise UnreadableImage("is no raster, or its mask is none") from None
@@ -291,6 +320,7 @@ def _raster_pages(place: Any) -> list[Any]:
             raise UnreadableImage("has a name that is not UTF-8, which tiles need") from None
 
 
+@lru_cache(maxsize=2)
 def _corners(size: tuple[int, int], tiles: Tiles) -> list[tuple[int, int]]:
     """Return the top left corners of tiles that cover (height, width); the last ones end at the edge."""
     step = tiles.size - tiles.overlap

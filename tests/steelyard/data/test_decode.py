@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 import subprocess
 import sys
 
@@ -129,6 +130,16 @@ def test_a_transparent_palette_lies_over_white() -> None:
     assert (decode(encoded(image, "PNG", transparency=0), (4, 4, 3)) == 255).all()
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_premultiplied_transparency_lies_over_white_too(mode: str) -> None:
+    data = bytearray(encoded(Image.new(mode, (8, 8), (100,) * (len(mode) - 1) + (128,)), "TIFF"))
+    kind = data.find(struct.pack("<HHI", 338, 3, 1)) + 8  # ExtraSamples, of which Pillow writes 2
+    data[kind : kind + 2] = struct.pack("<H", 1)
+    assert Image.open(io.BytesIO(data)).mode == {"LA": "La"}.get(mode, mode)
+    pixels = decode(bytes(data), (8, 8, 3))
+    assert 180 < pixels.min() <= pixels.max() < 240
+
+
 def test_a_cmyk_jpeg_is_not_inverted() -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     assert abs(decode(encoded(image, "JPEG"), (16, 16, 3)).astype(int) - RED).max() <= 4
@@ -193,6 +204,7 @@ PNG = encoded(Image.fromarray(noise(64, 64, 3)))
         (encoded(Image.new("LAB", (4, 4)), "TIFF"), "has pixels of kind LAB"),
         (encoded(Image.new("I", (4, 4), 65536), "TIFF"), "has pixels below 0 or above 65535"),
         (encoded(Image.new("I", (4, 4), -1), "TIFF"), "has pixels below 0 or above 65535"),
+        (encoded(Image.new("I", (4, 4), 255), "TIFF"), "has pixels of 32 bits that are all below 256"),
     ],
 )
 def test_what_is_no_image_gives_one_short_reason(data: bytes, reason: str) -> None:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -20,11 +21,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from steelyard import process as running
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.files import LocalFiles
 from steelyard.data.item import Item, Listing
-from steelyard.errors import InputError, SourceError
+from steelyard.errors import ArtifactError, InputError, SourceError
 from steelyard.store import ObjectStore
 from tests.s3_server import BUCKET, uploaded
 from tests.steelyard.data.pictures import (
@@ -542,6 +544,63 @@ def test_shards_in_a_store_are_there_and_nowhere_else(tmp_path: Path, store: Obj
     assert not list(tmp_path.rglob("*.tar"))
     with pytest.raises(SourceError, match="AWS_ENDPOINT_URL"):
         Dataset(dataset.folder).head("train")
+
+
+def test_shards_that_others_wrote_to_the_same_address_mix_nothing_up(tmp_path: Path, store: ObjectStore) -> None:
+    def manifest(name: str, numbers: list[int]) -> Path:
+        (source / name).write_text("path,label\n" + "".join(f"{n}.png,{('cat', 'dog')[n % 2]}\n" for n in numbers))
+        return source / name
+
+    source = tmp_path / "source"
+    for number in range(61):
+        save(source / f"{number}.png", noise(number))
+    shards, order = {"shards": f"{BUCKET}/shared"}, list(range(60))
+    first = prepared(manifest("a.csv", order), tmp_path / "a", store, workers=1, **shards)
+    random.Random(1).shuffle(order)
+    other = prepared(manifest("b.csv", order), tmp_path / "b", store, workers=1, **shards)
+    assert digests(other) == digests(first)
+    grown = prepared(manifest("a.csv", list(range(61))), tmp_path / "a", store, workers=1, **shards)
+    wanted = prepared(manifest("c.csv", list(range(61))), tmp_path / "c", workers=1)
+    assert digests(grown) == digests(wanted)
+    assert labelled(grown) == labelled(wanted)
+
+
+def test_a_shard_that_was_cut_between_two_images_is_told_of(tmp_path: Path) -> None:
+    dataset = prepared(class_folders(tmp_path / "source"), tmp_path / "out", layout="shards")
+    (shard,) = dataset.folder.glob("train/*.tar")
+    with tarfile.open(shard) as whole:
+        shard.write_bytes(shard.read_bytes()[: whole.getmembers()[-4].offset])
+    with pytest.raises(ArtifactError, match="2 images of train are not in its shards: prepare it again"):
+        list(dataset.batches("train", 8))
+    assert len(dataset.head("train", 3)) == 3
+
+
+def test_where_shards_are_gone_all_is_decoded_anew(tmp_path: Path, store: ObjectStore) -> None:
+    source, address = class_folders(tmp_path / "source"), f"{BUCKET}/lost"
+    wanted = labelled(prepared(source, tmp_path / "out", store, shards=address))
+    for name, _ in list(store.walk(address)):
+        store.remove(f"{address}/{name}")
+    assert labelled(prepared(source, tmp_path / "out", store, shards=address)) == wanted
+
+
+@pytest.mark.parametrize("lost", ["images.npy", "items.npy"])
+def test_rows_that_a_power_cut_took_are_decoded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    source, out = class_folders(tmp_path / "source"), tmp_path / "out"
+    (source / "cat" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"data\.max_quarantined"):
+        prepared(source, out)
+    (source / "cat" / "broken.png").unlink()
+    file = tmp_path / ".out.partial" / lost
+    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) * 2 // 3])
+    monkeypatch.setattr(running, "_BOOT_ID", save_text(tmp_path / "boot_id", "another"))
+    assert labelled(prepared(source, out)) == labelled(prepared(source, tmp_path / "fresh"))
+
+
+def save_text(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file
 
 
 def test_webdataset_itself_reads_shards(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 import os
 import tracemalloc
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 
 from steelyard.data.dataset import SPLITS, Dataset
-from steelyard.data.files import Entry, Files, LocalFiles
+from steelyard.data.files import Entry, Files, LocalFiles, RemoteFiles
 from steelyard.data.sources.segmentation import IGNORED, Pairs
 from steelyard.errors import SourceError
 from steelyard.params import Masks, Tiles
@@ -431,6 +434,83 @@ def test_a_stack_whose_mask_has_other_pages_is_quarantined(tmp_path: Path, chang
     dataset = run(source, tmp_path / "out", max_quarantined=0.3, **changes)
     assert reasons(dataset) == {"images/1.tif": "has 4 pages, its mask 3"}
     assert len(masks(dataset)) == 8
+
+
+def with_overviews(file: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a raster with its pixels twice more, each time smaller."""
+    bands = np.atleast_3d(pixels).transpose(2, 0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is nowhere on earth
+        settings = {"width": SIDE, "height": SIDE, "count": len(bands), "dtype": "uint8"}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(file, "w", driver="GTiff", **settings) as raster:
+            raster.write(bands)
+        with rasterio.open(file, "r+") as raster:
+            raster.build_overviews([2, 4])
+
+
+def test_a_raster_s_smaller_copies_are_no_images_of_their_own(tmp_path: Path) -> None:
+    source = pairs(tmp_path / "source", suffix=".tif")
+    for number in range(8):
+        with_overviews(source / "images" / f"{number}.tif", noise(number, SIDE, SIDE))
+    assert Image.open(source / "images" / "0.tif").n_frames == 3  # type: ignore[attr-defined]
+    dataset = run(source, tmp_path / "out")
+    assert reasons(dataset) == {}
+    assert {place: (mask == indices(int(Path(place[0]).stem))).all() for place, mask in masks(dataset).items()} == {
+        (f"images/{number}.tif", 0): True for number in range(8)
+    }
+
+
+@pytest.mark.parametrize("suffix", [".tfw", ".aux.xml"])
+def test_what_says_where_a_raster_lies_is_no_image(tmp_path: Path, suffix: str) -> None:
+    source = pairs(tmp_path / "source", suffix=".tif")
+    for number in range(8):
+        (source / "images" / f"{number}{suffix}").write_text("0.5\n0\n0\n-0.5\n100\n200\n")
+    assert digests(run(source, tmp_path / "out")) == digests(run(pairs(tmp_path / "plain"), tmp_path / "other"))
+
+
+def test_of_two_with_one_name_the_one_named_as_an_image_counts(tmp_path: Path) -> None:
+    source = pairs(tmp_path / "source")
+    (source / "images" / "0.json").write_text("{}")
+    dataset = run(source, tmp_path / "out", max_quarantined=0.2)
+    assert reasons(dataset) == {"images/0.json": "images/0.png has the same name"}
+
+
+@pytest.mark.parametrize("where", ["a link to nothing", "an image"])
+def test_what_is_neither_image_nor_mask_is_not_passed_over(tmp_path: Path, where: str) -> None:
+    source = pairs(tmp_path / "source")
+    (source / "notes.txt").write_text("taken in May")
+    if where == "an image":
+        save(source / "other" / "1.png", noise(1))
+    else:
+        (source / "test").symlink_to(tmp_path / "not mounted")
+    said = reasons(run(source, tmp_path / "out", max_quarantined=0.2))
+    assert len(said) == 1
+    assert ("is neither image nor mask" in said.values()) == (where == "an image")
+
+
+def test_a_mask_whose_values_are_not_whole_is_quarantined(tmp_path: Path) -> None:
+    source = pairs(tmp_path / "source")
+    for number, part in enumerate((0.0, 0.4)):
+        (source / "masks" / f"{number}.png").unlink()
+        save(source / "masks" / f"{number}.tif", by_value(indices(number)).astype(np.float32) + np.float32(part))
+    dataset = run(source, tmp_path / "out", max_quarantined=0.2)
+    assert reasons(dataset) == {"images/1.png": "its mask has values that are not whole"}
+    assert (masks(dataset)["images/0.png", 0] == indices(0)).all()
+
+
+def test_a_stack_in_a_store_is_fetched_once_for_all_of_its_pages(
+    tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, fetched, read = uploaded(stacks(tmp_path / "source"), store), Counter[str](), RemoteFiles.read
+
+    def counted(files: RemoteFiles, path: str, most_mib: float = 0) -> bytes:
+        fetched[path] += 1
+        return read(files, path, most_mib)
+
+    monkeypatch.setattr(RemoteFiles, "read", counted)
+    run(source, tmp_path / "out", store, workers=1)
+    assert set(fetched.values()) == {2}  # once for the number of its pages
 
 
 def test_41_stacks_become_20100_pairs(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.files import files_at
@@ -242,6 +243,52 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 def test_an_empty_json_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^data\.source: images\.jsonl: lists no images$"):
         listed(json_file(tmp_path, "", ""))
+
+
+def test_columns_are_known_in_any_case_and_what_has_none_is_not_cut_off(tmp_path: Path) -> None:
+    lines = [f"{number}.png,{('cat', 'dog')[number % 2]},test,7" for number in range(3)]
+    by_csv = csv_file(tmp_path, "\n".join(["Path,Label,Split,Group", *lines, "3.png,New York, NY,test,7"]))
+    for number in range(4):
+        save(tmp_path / f"{number}.png", noise(number))
+    found = listed(by_csv)
+    assert {(item.split, item.group) for path, item in found.items() if path != "3.png"} == {("test", "7")}
+    assert found["3.png"].problem == "its line has more fields than there are columns"
+    by_json = json_file(tmp_path, {"Path": "0.png", "LABEL": "cat", "Split": "test", "Group": 7})
+    assert listed(by_json)["0.png"][3:6] == ("cat", "7", "test")
+
+
+def test_lines_without_a_path_are_counted_one_by_one(tmp_path: Path) -> None:
+    good = [{"path": f"{number}.png", "label": "cat" if number % 2 else "dog"} for number in range(12)]
+    for number, one in enumerate(good):
+        save(tmp_path / str(one["path"]), noise(number))
+    file = json_file(tmp_path, *good, *[{"label": "cat"}] * 4)
+    with pytest.raises(SourceError, match=r"4 of 16 images are unreadable.*; the first: #13: has no path"):
+        prepared(file, tmp_path / "out", max_quarantined=0.2)
+    assert len(reasons(prepared(file, tmp_path / "out", max_quarantined=0.3))) == 4
+
+
+@pytest.mark.parametrize("path", ["./{}.png", "x/../{}.png"])
+def test_a_path_may_lead_through_other_folders(tmp_path: Path, store: ObjectStore, path: str) -> None:
+    (tmp_path / "source" / "x").mkdir(parents=True)
+    lines = [{"path": path.format(number), "label": "cat" if number % 2 else "dog"} for number in range(12)]
+    for number in range(12):
+        save(tmp_path / "source" / f"{number}.png", noise(number))
+    file = json_file(tmp_path / "source", *lines)
+    remote = prepared(f"{uploaded(tmp_path / 'source', store)}/{file.name}", tmp_path / "remote", store)
+    assert digests(remote) == digests(prepared(file, tmp_path / "local"))
+    outside = json_file(tmp_path / "source", *lines, {"path": "../12.png", "label": "cat"})
+    address = f"{uploaded(tmp_path / 'source', store)}/{outside.name}"
+    assert "lies outside" in reasons(prepared(address, tmp_path / "remote", store, max_quarantined=0.1))["../12.png"]
+
+
+def test_a_tiff_of_many_pages_is_no_single_image(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    first, *others = [Image.fromarray(noise(100 + page)) for page in range(3)]
+    save(source / "cat" / "stack.tif", first, save_all=True, append_images=others)
+    save(source / "cat" / "single.tif", first)
+    dataset = prepared(source, tmp_path / "out", max_quarantined=0.1)
+    assert reasons(dataset) == {"cat/stack.tif": "has 3 pages, where a file is one image"}
+    assert len(labelled(dataset)) == 25
 
 
 @pytest.mark.parametrize("name", ["images.csv", "images.jsonl"])
