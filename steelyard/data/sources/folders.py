@@ -50,14 +50,15 @@ class ClassFolders(EncodedFiles):
             below = together[0].path.count("/") > bool(splits)
             empty &= not below and not any(entry.problem for entry in together)
             if entries := together if below else list(_astray(together)):
-                yield Listing(_signature(splits, entries), _items(splits, entries))
+                yield Listing(signature_of(splits, entries), _items(splits, entries))
         if empty:
             raise SourceError(
                 f"data.source: {self.files.address!r} is empty: it needs one folder per class, with images in it"
             )
 
 
-def _signature(splits: dict[str, str], entries: list[Entry]) -> str:
+def signature_of(splits: dict[str, str], entries: list[Entry]) -> str:
+    """Return what is the same for the same files in the same state, and for no others."""
     words = "\0".join(chain(*splits.items(), *entries))
     return hashlib.sha256(words.encode("utf-8", "surrogateescape")).hexdigest()
 

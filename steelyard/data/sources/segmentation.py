@@ -18,8 +18,8 @@ from PIL import Image
 
 from steelyard.data.decode import TIFF, Upright, decode_sized, pages, resize, upright
 from steelyard.data.files import MAX_FILE_MIB, Entry, Files, RemoteFiles, printable
-from steelyard.data.item import SPLIT_NAMES, Item, Sample, Shape, Source
-from steelyard.data.sources.folders import IMAGE_SUFFIXES
+from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
+from steelyard.data.sources.folders import IMAGE_SUFFIXES, signature_of
 from steelyard.errors import MissingExtra, SourceError, UnreadableImage
 from steelyard.params import Masks, Tiles
 
@@ -59,18 +59,30 @@ class Pairs(Source):
 
     def items(self) -> Iterator[Item]:
         """Yield every pair, page and tile; what lacks its other half comes with that problem."""
+        return chain.from_iterable(listing.items for listing in self.listings())
+
+    def listings(self) -> Iterator[Listing]:
+        """Yield the items of each TIFF apart: it is opened to count its pages, unless it is known."""
         with closing(sqlite3.connect("")) as halves:  # a temporary file, of which little is in memory
             halves.execute(_HALVES)
-            for entry in chain.from_iterable(self.files.walk()):
-                yield from _take(halves, entry)
-            if not halves.execute("SELECT 1 FROM halves WHERE kind = 'images'").fetchone():
-                raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
-            for name, *image, path, version, problem in halves.execute(_PAIRS):
-                mask = None if path is None else _entry(path, version, problem)
-                yield from self._parts(os.fsdecode(name), _entry(*image), mask)
-            for name, path, version, problem in halves.execute(_ALONE):
-                there = problem or f"there is no image {os.fsdecode(name)!r}"
-                yield Item(path=os.fsdecode(path), version=version, problem=there)
+            yield Listing("", self._unopened(halves))
+            for name, image, mask in _pairs(halves):
+                if image.path.lower().endswith(TIFF):
+                    signature = signature_of({name: ""}, [image, *([mask] if mask else [])])
+                    yield Listing(signature, self._parts(name, image, mask))
+
+    def _unopened(self, halves: sqlite3.Connection) -> Iterator[Item]:
+        """Look through the folders, and yield all but the TIFFs."""
+        for entry in chain.from_iterable(self.files.walk()):
+            yield from _take(halves, entry)
+        if not halves.execute("SELECT 1 FROM halves WHERE kind = 'images'").fetchone():
+            raise SourceError(f"data.source: {self.files.address!r} needs the folders images and masks, with files")
+        for name, image, mask in _pairs(halves):
+            if not image.path.lower().endswith(TIFF):
+                yield from self._parts(name, image, mask)
+        for name, path, version, problem in halves.execute(_ALONE):
+            there = problem or f"there is no image {os.fsdecode(name)!r}"
+            yield Item(path=os.fsdecode(path), version=version, problem=there)
 
     def _parts(self, name: str, image: Entry, mask: Entry | None) -> Iterator[Item]:
         item = Item(
@@ -116,6 +128,12 @@ def _take(halves: sqlite3.Connection, entry: Entry) -> Iterator[Item]:
         (os.fsencode(first.path), first.version, first.problem, kind, name),
     )
     yield Item(path=second.path, version=second.version, problem=f"{printable(first.path)} has the same name")
+
+
+def _pairs(halves: sqlite3.Connection) -> Iterator[tuple[str, Entry, Entry | None]]:
+    """Yield the name of each image, the image and its mask, where there is one."""
+    for name, *image, path, version, problem in halves.execute(_PAIRS):
+        yield os.fsdecode(name), _entry(*image), None if path is None else _entry(path, version, problem)
 
 
 def _images_first(entry: Entry) -> tuple[bool, str]:

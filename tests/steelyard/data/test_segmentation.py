@@ -511,6 +511,22 @@ def test_a_stack_in_a_store_is_fetched_once_for_all_of_its_pages(
     monkeypatch.setattr(RemoteFiles, "read", counted)
     run(source, tmp_path / "out", store, workers=1)
     assert set(fetched.values()) == {2}  # once for the number of its pages
+    run(source, tmp_path / "out", store, workers=1)
+    assert set(fetched.values()) == {2}
+
+
+def test_a_stack_that_has_changed_or_is_new_is_listed_anew(tmp_path: Path) -> None:
+    source, out = stacks(tmp_path / "source"), tmp_path / "out"
+    run(source, out)
+    pages = [noise(100 + page, SIDE, SIDE) for page in range(5)]
+    for number in (1, 3):
+        stack(source / "images" / f"{number}.tif", pages)
+        stack(source / "masks" / f"{number}.tif", [by_value(indices(100 + page + number)) for page in range(5)])
+    for kind in ("images", "masks"):
+        (source / kind / "0.tif").unlink()
+    grown = run(source, out)
+    assert digests(grown) == digests(run(source, tmp_path / "fresh"))
+    assert len(masks(grown)) == 4 + 5 + 5
 
 
 def test_41_stacks_become_20100_pairs(tmp_path: Path) -> None:
