@@ -43,14 +43,15 @@ class Manifest(EncodedFiles):
     def _csv(self, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
         reader = csv.DictReader(text, skipinitialspace=True, strict=True)  # else a quote too many hides what follows
         try:
-            columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            found = [name.strip() for name in reader.fieldnames or ()]
+            columns = reader.fieldnames = [name.lower() for name in found]
             missing = [name for name in ("path", "label") if name not in columns]
             if missing:
                 raise SourceError(
-                    f"data.source: {self.name}: lacks the column {missing[0]!r}; it has: {', '.join(columns) or 'none'}"
+                    f"data.source: {self.name}: lacks the column {missing[0]!r}; it has: {', '.join(found) or 'none'}"
                 )
-            if unused := [name for name in columns if name not in COLUMNS]:
-                log.warning("%s: columns that are not used: %s", self.name, ", ".join(unused))
+            if unused := [name for name in found if name.lower() not in COLUMNS]:
+                log.info("%s: columns that are not used: %s", self.name, ", ".join(unused))
             yield from reader
         except csv.Error as error:
             raise SourceError(f"data.source: {self.name}: line {reader.reader.line_num}: {error}") from None
