@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from steelyard.params import Training
 from steelyard.process import own_peak_mib
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+MUCH_DEPTHWISE = 0.014  # EfficientNetV2-S has 0.015, ConvNeXt-T 0.012
 _KEPT_BYTES, _LARGEST_KEPT_BYTES = 2**30, 2**25  # glibc admits no more of the second
 
 
@@ -25,13 +27,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def precision(recipe: Training, device: torch.device) -> torch.dtype:
+def precision(recipe: Training, device: torch.device, network: nn.Module) -> torch.dtype:
     """Return the numbers to train in: bfloat16 where the processor has it, unless the recipe says otherwise.
 
-    A CPU that only emulates it is slower with it: ResNet-18 at 32 px took 8 times as long on an AVX2 one.
+    A CPU that only emulates it is slower with it: ResNet-18 at 32 px took 8 times as long on an AVX2 one. A CPU that has
+    it is slower with networks that are depthwise for a good part: with AMX, at 64 px and 24 images, MobileNet, MNASNet
+    and EfficientNet-B0 took 1.5 to 2.4 times as long as in float32, while ResNet, ConvNeXt and MaxViT took 0.6 to 0.7.
     """
     if recipe.precision == "auto":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+        slower = device.type == "cpu" and _depthwise_share(network) > MUCH_DEPTHWISE
+        return torch.bfloat16 if _has_bfloat16(device) and not slower else torch.float32
     return torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
 
 
@@ -90,6 +95,13 @@ def arithmetic(deterministic: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+def _depthwise_share(network: nn.Module) -> float:
+    """Return which part of the weights of layers is of depthwise convolutions."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    depthwise = [layer for layer in layers if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1]
+    return sum(layer.weight.numel() for layer in depthwise) / sum(layer.weight.numel() for layer in layers)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -51,7 +51,7 @@ class Learner:
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if recipe.ema else self.model
         self._floats, self._counters = _pairs(self.averaged, self.model)
-        self.precision = precision(recipe, device)
+        self.precision = precision(recipe, device, self.model)
         self.micro_batch = recipe.batch_size + 1  # the last batch may have one image more
         self._answered_at_once = sys.maxsize
         self.best: dict[str, Tensor] = {}

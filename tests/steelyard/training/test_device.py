@@ -4,6 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from steelyard.params import Training
+from steelyard.training import device
+from steelyard.training.device import precision
 
 STEPS = """
 import resource
@@ -33,3 +40,24 @@ def test_what_a_step_frees_is_kept_for_the_next() -> None:
     given_back, kept = map(int, ran.stdout.split())
     assert given_back > 20_000  # pages of 4 KiB
     assert kept < 1_000
+
+
+@pytest.mark.parametrize(
+    ("arch", "wanted"),
+    [("resnet18", "bfloat16"), ("convnext_tiny", "bfloat16"), ("mobilenet_v2", "float32"), ("mnasnet0_5", "float32")],
+)
+def test_a_cpu_with_bfloat16_learns_depthwise_networks_without(
+    monkeypatch: pytest.MonkeyPatch, arch: str, wanted: str
+) -> None:
+    monkeypatch.setattr(device, "_has_bfloat16", lambda _: True)
+    with torch.device("meta"):
+        network = models.get_model(arch)
+    assert str(precision(Training(), torch.device("cpu"), network)) == f"torch.{wanted}"
+    assert precision(Training(), torch.device("cuda"), network) == torch.bfloat16
+    for stated in ("bfloat16", "float32"):
+        assert str(precision(Training(precision=stated), torch.device("cpu"), network)) == f"torch.{stated}"
+
+
+def test_a_cpu_without_bfloat16_learns_all_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_has_bfloat16", lambda _: False)
+    assert precision(Training(), torch.device("cpu"), nn.Linear(2, 2)) == torch.float32
