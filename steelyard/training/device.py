@@ -30,9 +30,9 @@ def device_name(device: torch.device) -> str:
 def precision(recipe: Training, device: torch.device, network: nn.Module) -> torch.dtype:
     """Return the numbers to train in: bfloat16 where the processor has it, unless the recipe says otherwise.
 
-    A CPU that only emulates it is slower with it: ResNet-18 at 32 px took 8 times as long on an AVX2 one. A CPU that has
+    A CPU that only emulates it is slower with it: ResNet-18 at 32 px took 8 times as long on an AVX2 one. One that has
     it is slower with networks that are depthwise for a good part: with AMX, at 64 px and 24 images, MobileNet, MNASNet
-    and EfficientNet-B0 took 1.5 to 2.4 times as long as in float32, while ResNet, ConvNeXt and MaxViT took 0.6 to 0.7.
+    and EfficientNet-B0 took 1.5 to 2.4 times as long as in float32, ResNet, ConvNeXt and MaxViT 0.6 to 0.7.
     """
     if recipe.precision == "auto":
         slower = device.type == "cpu" and _depthwise_share(network) > MUCH_DEPTHWISE
