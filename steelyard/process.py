@@ -1,4 +1,4 @@
-"""What this program took of the machine."""
+"""What this program took of the machine, and which start of the machine it is."""
 
 import resource
 import sys

@@ -186,7 +186,7 @@ class RemoteFiles:
             listed.executemany("INSERT INTO objects VALUES (?, ?)", self.store.walk(self.address))
 
             def entry(path: str) -> Entry:
-                if (key := posixpath.normpath(path)).startswith(".."):
+                if (key := posixpath.normpath(path)).startswith("../"):
                     return Entry(
                         path, "", "lies outside the folder of the manifest, where a store is not looked through"
                     )

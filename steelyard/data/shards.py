@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from random import Random
+from tarfile import TarError
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import MissingExtra
+from steelyard.errors import ArtifactError, MissingExtra
 
 SHARD_BYTES = 2**28
 BUFFER_BYTES = 2**27  # of images among which the next is drawn, after the shards were shuffled
@@ -61,6 +62,9 @@ def read_shards(
         shards: their names.
         opened: opens one for reading from its beginning to its end.
         seed: shuffles the shards, and BUFFER_BYTES of samples at a time.
+
+    Raises:
+        ArtifactError: one is damaged or cut short.
     """
     wds = _webdataset()
     order = list(shards)
@@ -79,9 +83,12 @@ def _samples(shards: Iterable[str], opened: Callable[[str], AbstractContextManag
     for shard in shards:
         with opened(shard) as stream:
             files = wds.tariterators.tar_file_expander([{"url": shard, "stream": stream}])
-            for sample in wds.tariterators.group_by_keys(files):
-                truth = int(sample["cls"]) if "cls" in sample else _array(sample["mask.npy"])
-                yield Shard(int(sample["__key__"]), _array(sample["npy"]), truth)
+            try:
+                for sample in wds.tariterators.group_by_keys(files):
+                    truth = int(sample["cls"]) if "cls" in sample else _array(sample["mask.npy"])
+                    yield Shard(int(sample["__key__"]), _array(sample["npy"]), truth)
+            except (TarError, KeyError, ValueError) as error:
+                raise ArtifactError(f"{shard}: is damaged or cut short: {error}") from None
 
 
 def _npy(array: NDArray[np.uint8]) -> bytes:

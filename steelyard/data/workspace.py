@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tarfile import TarError
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def workspace(folder: Path, settings: str, store: ObjectStore | None) -> Iterato
             if settings_of(folder / CATALOG) == settings:
                 try:
                     _begin_with(partial, Dataset(folder, store))
-                except (ArtifactError, SourceError, TarError, ValueError) as error:
+                except (ArtifactError, SourceError) as error:
                     log.warning("%s: can't be built upon, decoding all anew: %s", folder, error)
                     _empty(partial)
         catalog = Catalog(partial / CATALOG)

@@ -75,15 +75,17 @@ class Checkpoints:
         """Return the last whole checkpoint; None if there is none.
 
         Raises:
-            StoreError: the object store does not answer.
+            StoreError: the object store or the disk does not let it be read.
         """
         for name in reversed(self._place.names()):
             with tempfile.TemporaryDirectory() as temporary:
                 try:
                     index = CheckpointIndex.read(self._place.fetch(f"{name}.json", Path(temporary)))
                     return index, load_file(self._place.fetch(f"{name}.safetensors", Path(temporary)))
-                except (ArtifactError, SourceError, OSError, SafetensorError) as error:
+                except (ArtifactError, SourceError, FileNotFoundError, SafetensorError) as error:
                     log.warning("%s: checkpoint %s is damaged, taking the one before: %s", self._place, name, error)
+                except OSError as error:  # which may pass, and those behind the next that is saved are removed
+                    raise StoreError(f"{self._place}: checkpoint {name} can't be read: {error}") from None
         return None
 
     def clear(self) -> None:

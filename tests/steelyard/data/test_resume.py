@@ -565,14 +565,25 @@ def test_shards_that_others_wrote_to_the_same_address_mix_nothing_up(tmp_path: P
     assert labelled(grown) == labelled(wanted)
 
 
-def test_a_shard_that_was_cut_between_two_images_is_told_of(tmp_path: Path) -> None:
-    dataset = prepared(class_folders(tmp_path / "source"), tmp_path / "out", layout="shards")
+@pytest.mark.parametrize(
+    ("member", "further", "said"),
+    [
+        (-4, 0, "2 images of train are not in its shards: prepare it again"),
+        (-3, 0, "is damaged or cut short"),  # the last image has no label
+        (-4, 700, "is damaged or cut short"),
+    ],
+)
+def test_a_shard_that_was_cut_is_told_of_and_made_anew(tmp_path: Path, member: int, further: int, said: str) -> None:
+    source, out = class_folders(tmp_path / "source"), tmp_path / "out"
+    dataset = prepared(source, out, layout="shards")
+    wanted = labelled(dataset)
     (shard,) = dataset.folder.glob("train/*.tar")
     with tarfile.open(shard) as whole:
-        shard.write_bytes(shard.read_bytes()[: whole.getmembers()[-4].offset])
-    with pytest.raises(ArtifactError, match="2 images of train are not in its shards: prepare it again"):
+        shard.write_bytes(shard.read_bytes()[: whole.getmembers()[member].offset + further])
+    with pytest.raises(ArtifactError, match=said):
         list(dataset.batches("train", 8))
     assert len(dataset.head("train", 3)) == 3
+    assert labelled(prepared(source, out, layout="shards")) == wanted
 
 
 def test_where_shards_are_gone_all_is_decoded_anew(tmp_path: Path, store: ObjectStore) -> None:

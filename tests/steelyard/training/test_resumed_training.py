@@ -160,6 +160,21 @@ def test_a_disk_that_takes_no_more_ends_the_training_in_one_sentence(dataset: Da
     assert torch.equal(found[1]["x"], torch.zeros(2))
 
 
+def test_a_disk_that_can_t_be_read_now_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    place = Checkpoints(str(tmp_path))
+    place.save(INDEX, {"x": torch.zeros(2)})
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "load_file", broken)
+        with pytest.raises(StoreError, match="checkpoint 0000000001 can't be read"):
+            place.latest()
+    assert place.latest() is not None
+    (tmp_path / "0000000001.safetensors").write_bytes(b"")
+    assert place.latest() is None
+
+
 def test_a_checkpoint_behind_one_that_can_t_be_read_is_kept(tmp_path: Path) -> None:
     place = Checkpoints(str(tmp_path))
     for step in (50, 51):
