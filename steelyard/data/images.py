@@ -1,8 +1,8 @@
 """The images in use, in the order of their pixels' digests: records in a temporary file, read in parts.
 
 Whatever is worked out from them is worked out in passes over that file, or over others sorted from it, so that what is
-kept in memory grows by some 8 bytes for each image and 60 for each group. Equal images stand together and are read
-together.
+kept in memory grows by some 8 bytes for each image, by 4 more where there are groups, and by 60 for each group, however
+many images are equal.
 """
 
 import hashlib
@@ -37,6 +37,10 @@ FACTS = np.dtype(
 IMAGE = np.dtype(
     [
         ("prefix", np.uint64),  # of the digest
+        ("truth", np.uint64),  # the label, or the prefix of the mask's digest
+        ("number", np.int32),  # of its pixels, in their order: equal images have one number
+        ("first", np.bool_),  # with these pixels
+        ("first_labelled", np.bool_),  # with these pixels and this label
         ("id", np.int32),  # in the catalog
         ("row", np.int32),  # in the row files
         ("label", np.int32),  # index into names
@@ -57,21 +61,24 @@ class Images:
     """
 
     folder: Path  # of the row files
+    masks: bool  # rather than labels
     names: list[str]  # of the labels, sorted
     given: set[int] = field(default_factory=set)  # splits that the source gives; 0 where it gives none
     groups: int
+    distinct: int = 0  # images whose pixels differ
     splits_N: NDArray[np.int8] = field(init=False)
     near_N: NDArray[np.int32] = field(init=False)  # place of a near-duplicate in a stricter split, -1 where none is
     _file: SpooledTemporaryFile[bytes] = field(init=False)
     _ends: list[int] = field(default_factory=lambda: [0])  # of the parts
 
     @classmethod
-    def of(cls, catalog: Catalog, folder: Path, group: str = "") -> Self:
+    def of(cls, catalog: Catalog, folder: Path, group: str = "", masks: bool = False) -> Self:
         """Read what is in use.
 
         Args:
             catalog: where the images came from.
             folder: of the row files.
+            masks: whether images have masks rather than labels.
             group: regular expression that finds an image's group in its path.
 
         Raises:
@@ -80,8 +87,8 @@ class Images:
         """
         names = [label for (label,) in catalog.sql("SELECT DISTINCT label FROM kept ORDER BY label")]
         rows_I, groups_I = _rows_of_items(catalog, folder), number_groups(catalog, group)
-        images = cls(folder=folder, names=names, groups=int(groups_I.max()) + 1)
-        by_pixels, facts = Sorter(folder, "prefix"), Rows(folder / "facts.npy")
+        images = cls(folder=folder, masks=masks, names=names, groups=int(groups_I.max()) + 1)
+        by_pixels, facts = Sorter(folder, "prefix", "truth", "id"), Rows(folder / "facts.npy")
         for start in range(0, len(rows_I), BATCH):
             ids_M = start + np.flatnonzero(rows_I[start : start + BATCH] >= 0)
             by_pixels.add(images._records(ids_M, rows_I[ids_M], groups_I[ids_M], facts))
@@ -92,7 +99,7 @@ class Images:
         return self._ends[-1]
 
     def batches(self) -> Iterator[tuple[slice, Records]]:
-        """Yield places with what is there; equal images are in one batch."""
+        """Yield places with what is there."""
         for start, end in pairwise(self._ends):
             yield slice(start, end), self._read(start, end)
 
@@ -100,15 +107,14 @@ class Images:
         """Return one image."""
         return self._read(place, place + 1)[0]
 
-    def distinct(self, most: int = len(STRICTNESS)) -> NDArray[np.int64]:
-        """Return how many distinct images each label has, among those whose given split is not stricter than `most`."""
+    def per_label(self, counted_D: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Return how many distinct images each label has, of all or of those that are counted."""
         counts_L = np.zeros(len(self.names), np.int64)
         for _, batch in self.batches():
-            counted_M = batch["facts"]["given"] <= most
-            labels_M, prefixes_M = batch["label"][counted_M], batch["prefix"][counted_M]
-            order_M = np.lexsort((labels_M, prefixes_M))
-            labels_M, prefixes_M = labels_M[order_M], prefixes_M[order_M]
-            counts_L += np.bincount(labels_M[changes(labels_M, prefixes_M)], minlength=len(counts_L))
+            counted_M = batch["first_labelled"]
+            if counted_D is not None:
+                counted_M = counted_M & counted_D[batch["number"]]
+            counts_L += np.bincount(batch["label"][counted_M], minlength=len(counts_L))
         return counts_L
 
     def _records(
@@ -121,14 +127,21 @@ class Images:
         hashes_L = hashes(self.names)
         order_L = np.argsort(hashes_L)
         images["label"] = order_L[np.searchsorted(hashes_L, images["facts"]["label"], sorter=order_L)]
+        images["truth"] = prefixes(images["facts"]["truth"]) if self.masks else images["label"]
         self.given |= set(np.unique(images["facts"]["given"]).tolist())
         return images
 
     def _keep(self, batches: Iterable[Records]) -> None:
         self._file = SpooledTemporaryFile(RUN_BYTES, dir=str(self.folder))  # noqa: SIM115 - lives as long as this
+        before = np.empty(0, IMAGE)
         for batch in batches:
+            prefixes_M, labels_M = (np.concatenate([before[field], batch[field]]) for field in ("prefix", "label"))
+            batch["first"] = changes(prefixes_M)[len(before) :]
+            batch["first_labelled"] = changes(prefixes_M, labels_M)[len(before) :]
+            batch["number"] = self.distinct - 1 + np.cumsum(batch["first"])
             self._file.write(batch.view(np.uint8).data)
             self._ends.append(self._ends[-1] + len(batch))
+            self.distinct, before = self.distinct + int(np.count_nonzero(batch["first"])), batch[-1:]
         self.splits_N = np.broadcast_to(np.int8(0), len(self))
         self.near_N = np.broadcast_to(np.int32(-1), len(self))
 

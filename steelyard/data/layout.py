@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.data.dataset import SPLITS, Split
-from steelyard.data.images import BATCH, STRICTNESS, Images, digests, prefixes
+from steelyard.data.images import BATCH, IMAGE, STRICTNESS, Images, digests
 from steelyard.data.pixels import RowFile, Rows
 from steelyard.data.shards import Shard, write_shards
 from steelyard.data.sorting import Records, changes
@@ -21,34 +21,50 @@ FEW = 3  # are named
 
 
 @dataclass(slots=True)
+class Pairs:
+    """Distinct images that occur twice in some way: how many, and the ids of two of the first FEW."""
+
+    count: int = 0
+    named: list[tuple[int, int]] = field(default_factory=list)
+    _last: int = -1  # number that was counted
+
+    def add(self, numbers_M: NDArray[np.int32], ids_M: NDArray[np.int32], second_M: NDArray[np.bool_]) -> None:
+        """Count images by their numbers, which grow, where one is like the one before it."""
+        numbers, first = np.unique(numbers_M[second_M], return_index=True)
+        places = np.flatnonzero(second_M)[first][numbers > self._last]
+        self.count += len(places)
+        some = places[: FEW - len(self.named)]
+        self.named += zip(ids_M[some - 1].tolist(), ids_M[some].tolist(), strict=True)
+        self._last = int(numbers[-1]) if len(numbers) else self._last
+
+
+@dataclass(slots=True)
 class Tally:
     """What the images in use add up to."""
 
     counts: dict[Split, Counter[str]]  # images of each class; of masks: pixels
     images: Counter[Split] = field(default_factory=Counter)
     duplicates: int = 0
-    conflicts: int = 0
-    equal: list[list[int]] = field(default_factory=list)  # ids of the first few, FEW of each at most
-    conflicting: list[list[int]] = field(default_factory=list)  # the same, one for each truth
+    equal: Pairs = field(default_factory=Pairs)
+    conflicting: Pairs = field(default_factory=Pairs)
     content_digest: str = ""
     split_digest: str = ""
     evaluation_digest: str = ""
+    _before: Records = field(default_factory=lambda: np.empty(0, IMAGE))  # the last that was added
 
-    def add(self, used: Records, masks: bool) -> None:
-        """Count images that are equal, and those of them that differ in their truth."""
-        prefixes_M = used["prefix"]
-        same_M = ~changes(prefixes_M)
-        self.duplicates += int(same_M.sum())
-        fresh_M = changes(prefixes_M, _truths(used, masks))
-        conflicts = np.unique(prefixes_M[same_M & fresh_M])
-        self.conflicts += len(conflicts)
-        for prefix in np.unique(prefixes_M[same_M])[: FEW - len(self.equal)]:
-            self.equal.append(used["id"][prefixes_M == prefix][:FEW].tolist())
-        for prefix in conflicts[: FEW - len(self.conflicting)]:
-            self.conflicting.append(used["id"][fresh_M & (prefixes_M == prefix)][:FEW].tolist())
+    def add(self, used: Records) -> None:
+        """Count images that are equal, and those of them that differ in their truth; they come in the order of both."""
+        numbers_M, truths_M, ids_M = (
+            np.concatenate([self._before[name], used[name]]) for name in ("number", "truth", "id")
+        )
+        equal_M = ~changes(numbers_M)
+        self.duplicates += int(np.count_nonzero(equal_M))
+        self.equal.add(numbers_M, ids_M, equal_M)
+        self.conflicting.add(numbers_M, ids_M, equal_M & changes(truths_M))
+        self._before = used[-1:]
 
 
-def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...], masks: bool) -> Tally:
+def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...]) -> Tally:
     """Write `rows.npy` of each split and, where images have labels, `labels.npy`; count and digest what is in a split.
 
     Within a split the images are in the order of the digests of their pixels, which has no meaning and is the same
@@ -56,17 +72,18 @@ def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...],
     """
     content, splits, evaluation = (hashlib.sha256(f"{shape}\n".encode()) for _ in range(3))
     tally = Tally(counts={split: Counter(dict.fromkeys(classes, 0)) for split in SPLITS})
-    files = {split: _SplitFiles(_emptied(images.folder / split), labels=not masks) for split in SPLITS}
+    files = {split: _SplitFiles(_emptied(images.folder / split), labels=not images.masks) for split in SPLITS}
     for places, batch in images.batches():
-        used, splits_M = _in_use(batch, images.splits_N[places], masks)
-        tally.add(used, masks)
-        for digest, lines in zip((content, splits, evaluation), _digested(images, used, splits_M, masks), strict=True):
+        in_use = np.flatnonzero(images.splits_N[places])
+        used, splits_M = batch.take(in_use), images.splits_N[places][in_use]
+        tally.add(used)
+        for digest, lines in zip((content, splits, evaluation), _digested(images, used, splits_M), strict=True):
             digest.update(lines)
         for split, file in files.items():
-            chosen = used[splits_M == STRICTNESS.index(split)]
+            chosen = used[["row", "label"]][splits_M == STRICTNESS.index(split)]
             file.write(chosen)
             tally.images[split] += len(chosen)
-            tally.counts[split].update(_counts(images, chosen, classes, masks))
+            tally.counts[split].update(_counts(images, chosen, classes))
     for file in files.values():
         file.close()
     tally.content_digest, tally.split_digest = content.hexdigest(), splits.hexdigest()
@@ -115,31 +132,21 @@ class _SplitFiles:
             file.close(self._count)
 
 
-def _in_use(batch: Records, splits_M: NDArray[np.int8], masks: bool) -> tuple[Records, NDArray[np.int8]]:
-    """Return what is in a split, by pixels and then by truth, with the splits."""
-    order_M = np.lexsort((_truths(batch, masks), batch["prefix"]))
-    order_M = order_M[splits_M[order_M] > 0]
-    return batch.take(order_M), splits_M[order_M]
-
-
-def _truths(images: Records, masks: bool) -> NDArray[np.integer]:
-    return prefixes(images["facts"]["truth"]) if masks else images["label"]
-
-
-def _digested(images: Images, used: Records, splits_M: NDArray[np.int8], masks: bool) -> Iterator[bytes]:
+def _digested(images: Images, used: Records, splits_M: NDArray[np.int8]) -> Iterator[bytes]:
     """Yield what is digested of images: truths and pixels; the same behind the splits; the same of what is evaluated
     on.
     """
-    truths_MD = used["facts"]["truth"] if masks else digests(map(str.encode, images.names))[used["label"]]
+    labels_MD = digests(map(str.encode, images.names))[used["label"]]
+    truths_MD = used["facts"]["truth"] if images.masks else labels_MD
     lines_MD = np.concatenate([splits_M.astype(np.uint8)[:, None], truths_MD, used["facts"]["digest"]], axis=1)
     yield lines_MD[:, 1:].tobytes()
     yield lines_MD.tobytes()
     yield lines_MD[splits_M != STRICTNESS.index("train")].tobytes()
 
 
-def _counts(images: Images, chosen: Records, classes: tuple[str, ...], masks: bool) -> dict[str, int]:
+def _counts(images: Images, chosen: Records, classes: tuple[str, ...]) -> dict[str, int]:
     """Return the images of each class; of masks, the pixels."""
-    if masks:
+    if images.masks:
         counts_K = Rows(images.folder / "counts.npy")[chosen["row"]].sum(axis=0, dtype=np.int64)
     else:
         counts_K = np.bincount(chosen["label"], minlength=len(classes))

@@ -69,7 +69,7 @@ def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     near_N, reductions = np.full(len(images), -1, np.int32), Rows(images.folder / "thumbs.npy")
     thumbs = reductions.whole() if len(reductions) <= FEW else reductions
     for key in range(KEYS):
-        by_key = Sorter(images.folder, "key")
+        by_key = Sorter(images.folder, "key", "place")
         for places, batch in images.batches():
             neighbours = np.empty(len(batch), NEIGHBOUR)
             neighbours["key"], neighbours["row"] = batch["facts"]["keys"][:, key], batch["row"]

@@ -67,14 +67,14 @@ def prepare(
         job = Job(source=source, folder=partial, shape=data.shape, classes=len(masks))
         place = Place(needed(store, kept_at), kept_at, settings) if kept_at and is_remote(data.address) else None
         _decode(job, catalog, data.max_quarantined, workers or processes(), place)
-        images = Images.of(catalog, partial, data.group)
+        images = Images.of(catalog, partial, data.group, masks=bool(masks))
         least = 1 if any(images.given) else len(SPLITS)
         classes = masks or tuple(check_classes(_distinct(images), least))
         dealt = deal_out(images, catalog, data.split)
         images.near_N = find_near(images, dealt.splits_N)
         removed_N = (images.near_N >= 0) & (data.near_duplicates == "remove")
         images.splits_N = np.where(removed_N, 0, dealt.splits_N).astype(np.int8)
-        tally = write_rows(images, classes, data.shape, masks=bool(masks))
+        tally = write_rows(images, classes, data.shape)
         check_splits(tally.images, {} if masks else tally.counts, images.given, bool(images.groups))
         index = _index(data, task, classes, catalog, tally, images, warnings(images, dealt, tally, data, catalog))
         write_card(index, images, catalog, tally)
@@ -139,7 +139,7 @@ def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
 
 
 def _distinct(images: Images) -> dict[str, int]:
-    return dict(zip(images.names, images.distinct().tolist(), strict=True))
+    return dict(zip(images.names, images.per_label().tolist(), strict=True))
 
 
 def _index(
@@ -159,7 +159,7 @@ def _index(
         quarantined=tuple(Quarantined(path=place(path, part), reason=why) for path, part, why in quarantined),
         groups=images.groups,
         duplicates=tally.duplicates,
-        conflicting_labels=tally.conflicts,
+        conflicting_labels=tally.conflicting.count,
         near_duplicates=int(np.count_nonzero(images.near_N >= 0)),
         near_removed=data.near_duplicates == "remove",
         warnings=tuple(said),

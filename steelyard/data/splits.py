@@ -20,7 +20,15 @@ from steelyard.errors import SourceError
 from steelyard.params import Split as Shares
 
 TRAIN = STRICTNESS.index("train")
-UNIT = np.dtype([("rank", np.uint64), ("unit", np.int64), ("size", np.int32), ("label", np.int32)])
+UNIT = np.dtype(
+    [
+        ("rank", np.uint64),
+        ("unit", np.int64),  # a group or, behind them, the number of an image without one
+        ("size", np.int64),
+        ("label", np.int32),
+        ("images", np.int64),  # distinct ones with this label
+    ]
+)
 
 Counts = Mapping[str, int]
 
@@ -51,8 +59,8 @@ def deal_out(images: Images, catalog: Catalog, shares: Shares) -> Dealt:
         SourceError: a class is too small to be in every split.
     """
     open_ = [split for split in SPLITS if split == "train" or STRICTNESS.index(split) not in images.given]
-    targets = _targets(images, {split: getattr(shares, split) for split in open_})
     units = _Units.of(images, catalog, shares.seed)
+    targets = _targets(images, units, {split: getattr(shares, split) for split in open_})
     (_deal_groups if images.groups else _deal_singles)(images, units, targets)
     return _spread(images, units)
 
@@ -103,48 +111,39 @@ def check_splits(images: Mapping[Split, int], counts: Mapping[Split, Counts], gi
 
 @dataclass(slots=True, kw_only=True)
 class _Units:
-    """What is dealt out whole. Of G groups, those that are one with another have its number, the first of theirs."""
+    """What is dealt out whole: D distinct images and, where these are in groups, the groups.
+
+    Of G groups, those that are one with another have its number, the first of theirs.
+    """
 
     seed: int
-    roots_G: NDArray[np.int32]
-    ranks_G: NDArray[np.uint64]  # an order that depends on the name, or on the pixels, and the seed
-    given_G: NDArray[np.int8]  # strictest that the source gives
+    groups_D: NDArray[np.int32]  # -1 where there is none
+    given_D: NDArray[np.int8]  # strictest that the source gives
+    splits_D: NDArray[np.int8]
+    ranks_G: NDArray[np.uint64]  # an order that depends on the name and the seed
+    given_G: NDArray[np.int8]
     splits_G: NDArray[np.int8]
-    splits_N: NDArray[np.int8]  # of images without a group; their copies have none yet
 
     @classmethod
     def of(cls, images: Images, catalog: Catalog, seed: int) -> "_Units":
+        given_D = np.zeros(images.distinct, np.int8)
+        for _, batch in images.batches():
+            np.maximum.at(given_D, batch["number"], batch["facts"]["given"])
+        groups_D = _united(images) if images.groups else np.broadcast_to(np.int32(-1), images.distinct)
+        grouped_D = groups_D >= 0
+        given_G = np.zeros(images.groups, np.int8)
+        np.maximum.at(given_G, groups_D[grouped_D], given_D[grouped_D])
+        given_D[grouped_D] = given_G[groups_D[grouped_D]]
         names = group_names(catalog) if images.groups else ()
-        ranks_G = _ranks(seed, hashes(f"group {name}" for name in names))
-        given_G, splits_G = np.zeros((2, len(ranks_G)), np.int8)
         return cls(
             seed=seed,
-            roots_G=_united(images, len(ranks_G)),
-            ranks_G=ranks_G,
+            groups_D=groups_D,
+            given_D=given_D,
+            splits_D=given_D.copy(),
+            ranks_G=_ranks(seed, hashes(f"group {name}" for name in names)),
             given_G=given_G,
-            splits_G=splits_G,
-            splits_N=np.zeros(len(images), np.int8),
+            splits_G=given_G.copy(),
         )
-
-    def distinct(self, batch: Records) -> "_Distinct":
-        """Return the distinct images of a batch."""
-        first_D = np.flatnonzero(changes(batch["prefix"]))
-        roots_M = self.roots_G[batch["group"]] if len(self.roots_G) else batch["group"]
-        return _Distinct(
-            first_D=first_D,
-            sizes_D=np.diff(first_D, append=len(batch)),
-            given_D=np.maximum.reduceat(batch["facts"]["given"], first_D),
-            groups_D=np.maximum.reduceat(np.where(batch["group"] < 0, -1, roots_M), first_D),
-        )
-
-
-class _Distinct(NamedTuple):
-    """D distinct images of a batch, each with its copies behind it."""
-
-    first_D: NDArray[np.intp]  # place in the batch
-    sizes_D: NDArray[np.intp]  # how often it occurs
-    given_D: NDArray[np.int8]  # strictest that the source gives
-    groups_D: NDArray[np.int32]  # -1 where there is none
 
 
 def _ranks(seed: int, hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -155,46 +154,45 @@ def _ranks(seed: int, hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed_N ^ (mixed_N >> np.uint64(31))
 
 
-def _united(images: Images, groups: int) -> NDArray[np.int32]:
-    """Return for each group the first of those that it is one with, since they share an image (union-find)."""
-    above = array("i", range(groups))
+def _united(images: Images) -> NDArray[np.int32]:
+    """Return the group of each distinct image; of groups that share an image, the first (union-find)."""
+    above, groups_D = array("i", range(images.groups)), np.full(images.distinct, -1, np.int32)
 
     def first(group: int) -> int:
         while (higher := above[group]) != group:
             group = higher
         return group
 
-    for _, batch in images.batches() if groups else ():
-        grouped = batch[batch["group"] >= 0]
-        order_M = np.lexsort((grouped["group"], grouped["prefix"]))
-        prefixes_M, groups_M = grouped["prefix"][order_M], grouped["group"][order_M]
-        shared = np.flatnonzero(~changes(prefixes_M) & changes(groups_M))
-        for one, other in zip(groups_M[shared - 1].tolist(), groups_M[shared].tolist(), strict=True):
-            lower, higher = sorted((first(one), first(other)))
+    for _, batch in images.batches():
+        grouped_M = batch["group"] >= 0
+        numbers_M, groups_M = batch["number"][grouped_M], batch["group"][grouped_M]
+        groups_D[numbers_M] = np.where(groups_D[numbers_M] < 0, groups_M, groups_D[numbers_M])
+        shared_M = groups_D[numbers_M] != groups_M
+        for pair in zip(groups_D[numbers_M][shared_M].tolist(), groups_M[shared_M].tolist(), strict=True):
+            lower, higher = sorted(map(first, pair))
             above[higher] = lower
-    return np.fromiter(map(first, range(groups)), np.int32, groups)
+    roots_G = np.fromiter(map(first, range(images.groups)), np.int32, images.groups)
+    return np.where(groups_D < 0, np.int32(-1), roots_G[groups_D])
 
 
 def _spread(images: Images, units: _Units) -> Dealt:
     """Give the copies of an image, and the images of a group, their split."""
-    splits_N, moved_N, alone = units.splits_N, np.zeros(len(images), bool), 0
+    grouped_D = units.groups_D >= 0
+    units.splits_D[grouped_D] = units.splits_G[units.groups_D[grouped_D]]
+    splits_N, moved_N, alone = np.empty(len(images), np.int8), np.empty(len(images), bool), 0
     for places, batch in images.batches():
-        first_D, sizes_D, given_D, groups_D = units.distinct(batch)
-        splits_D, in_group = splits_N[places][first_D], groups_D >= 0
-        splits_D[in_group] = units.splits_G[groups_D[in_group]]
-        given_D[in_group] = units.given_G[groups_D[in_group]]
-        splits_N[places] = np.repeat(splits_D, sizes_D)
-        given_M = batch["facts"]["given"]
-        moved_N[places] = (given_M > 0) & (given_M < np.repeat(given_D, sizes_D))
-        alone += int(sizes_D[~in_group].sum())
+        numbers_M, given_M = batch["number"], batch["facts"]["given"]
+        splits_N[places] = units.splits_D[numbers_M]
+        moved_N[places] = (given_M > 0) & (given_M < units.given_D[numbers_M])
+        alone += int(np.count_nonzero(~grouped_D[numbers_M]))
     return Dealt(splits_N, moved_N, alone)
 
 
-def _targets(images: Images, shares: dict[Split, float]) -> dict[Split, list[int]]:
+def _targets(images: Images, units: _Units, shares: dict[Split, float]) -> dict[Split, list[int]]:
     """Return how many distinct images of each label every split should have."""
     targets: dict[Split, list[int]] = {split: [] for split in shares}
     total = sum(shares.values())
-    for distinct in images.distinct(TRAIN).tolist():
+    for distinct in images.per_label(units.given_D <= TRAIN).tolist():
         left = distinct
         for others, split in reversed(list(enumerate(shares))):  # one to each, where there are so many; train last
             wanted = max(1, round(distinct * shares[split] / total)) if others else left
@@ -209,67 +207,67 @@ def _deal_singles(images: Images, units: _Units, targets: dict[Split, list[int]]
     Test is full before validation is begun: one image more moves few others.
     """
     by_rank = Sorter(images.folder, "rank")
-    for places, batch in images.batches():
-        first_D, _, given_D, _ = units.distinct(batch)
-        units.splits_N[places.start + first_D] = given_D
-        free_D = given_D <= TRAIN
-        singles = np.zeros(np.count_nonzero(free_D), UNIT)
-        singles["rank"] = _ranks(units.seed, batch["prefix"][first_D[free_D]])
-        singles["label"] = np.minimum.reduceat(batch["label"], first_D)[free_D]
-        singles["unit"] = places.start + first_D[free_D]
+    for _, batch in images.batches():
+        found = batch.take(np.flatnonzero(batch["first"] & (units.given_D[batch["number"]] <= TRAIN)))
+        singles = np.zeros(len(found), UNIT)
+        singles["rank"] = _ranks(units.seed, found["prefix"])
+        singles["unit"], singles["label"] = found["number"], found["label"]
         by_rank.add(singles)
     seen_L = np.zeros(len(images.names), np.int64)
     for batch in by_rank.batches():
         singles = batch[np.argsort(batch["label"], kind="stable")]
         labels = singles["label"]
         places = seen_L[labels] + np.arange(len(labels)) - np.searchsorted(labels, labels)
-        units.splits_N[singles["unit"]] = TRAIN
+        units.splits_D[singles["unit"]] = TRAIN
         ends_L = np.sum([targets[split] for split in targets], axis=0)
         for split, target in targets.items():
-            units.splits_N[singles["unit"][places < ends_L[labels]]] = STRICTNESS.index(split)
+            units.splits_D[singles["unit"][places < ends_L[labels]]] = STRICTNESS.index(split)
             ends_L = ends_L - target
         seen_L += np.bincount(labels, minlength=len(seen_L))
 
 
 def _deal_groups(images: Images, units: _Units, targets: dict[Split, list[int]]) -> None:
     """Deal out groups and images without one, the largest first."""
-    deal, groups = _Deal(targets), len(units.splits_G)
+    deal, groups = _Deal(targets), images.groups
     for batch in _by_size(images, units):
         starts = np.flatnonzero(changes(batch["unit"])).tolist()
-        numbers, labels = batch["unit"].tolist(), batch["label"].tolist()
+        numbers, labels, counts = (batch[field].tolist() for field in ("unit", "label", "images"))
         for start, end in pairwise([*starts, len(batch)]):
-            split, unit = STRICTNESS.index(deal.take(Counter(labels[start:end]))), numbers[start]
-            if unit < groups:
-                units.splits_G[unit] = split
+            unit = Counter(dict(zip(labels[start:end], counts[start:end], strict=True)))
+            split = STRICTNESS.index(deal.take(unit))
+            if numbers[start] < groups:
+                units.splits_G[numbers[start]] = split
             else:
-                units.splits_N[unit - groups] = split
+                units.splits_D[numbers[start] - groups] = split
 
 
 def _by_size(images: Images, units: _Units) -> Iterator[Records]:
-    """Yield units that the source gives to no other split than train, each once for every label of each image in it."""
+    """Yield units that the source gives to no other split than train, with the images of each label."""
     by_unit, by_size = Sorter(images.folder, "unit"), Sorter(images.folder, "size", "rank")
-    groups = len(units.splits_G)
-    for places, batch in images.batches():
-        first_D, sizes_D, given_D, groups_D = units.distinct(batch)
-        units.splits_N[places.start + first_D] = given_D
-        np.maximum.at(units.splits_G, groups_D[groups_D >= 0], given_D[groups_D >= 0])
-        found_D = np.zeros(len(first_D), UNIT)
-        found_D["unit"] = np.where(groups_D >= 0, groups_D, groups + places.start + first_D)
-        found_D["rank"][groups_D >= 0] = units.ranks_G[groups_D[groups_D >= 0]]
-        found_D["rank"][groups_D < 0] = _ranks(units.seed, batch["prefix"][first_D[groups_D < 0]])
-        found = np.repeat(found_D, sizes_D)
-        found["label"] = batch["label"]
-        order_M = np.lexsort((batch["label"], batch["prefix"]))
-        by_unit.add(found[order_M][changes(batch["prefix"][order_M], batch["label"][order_M])])
-    units.given_G[:] = units.splits_G
-    for found in by_unit.batches():
-        batch = found[np.lexsort((found["label"], found["unit"]))]
-        sizes_U = np.diff(np.flatnonzero(changes(batch["unit"])), append=len(batch))
-        batch["size"] = -np.repeat(sizes_U, sizes_U)  # the largest first
-        grouped, alone = np.split(batch["unit"], [np.searchsorted(batch["unit"], groups)])
-        given_M = np.concatenate([units.given_G[grouped], units.splits_N[alone - groups]])
-        by_size.add(batch[given_M <= TRAIN])
+    for _, batch in images.batches():
+        found = batch.take(np.flatnonzero(batch["first_labelled"] & (units.given_D[batch["number"]] <= TRAIN)))
+        groups_M = units.groups_D[found["number"]]
+        records = np.zeros(len(found), UNIT)
+        records["unit"] = np.where(groups_M < 0, images.groups + found["number"], groups_M)
+        records["rank"] = np.where(groups_M < 0, _ranks(units.seed, found["prefix"]), units.ranks_G[groups_M])
+        records["label"], records["images"] = found["label"], 1
+        by_unit.add(_summed(records))
+    for records in by_unit.batches():
+        batch = _summed(records)
+        starts = np.flatnonzero(changes(batch["unit"]))
+        sizes_U = np.add.reduceat(batch["images"], starts)
+        batch["size"] = -np.repeat(sizes_U, np.diff(starts, append=len(batch)))  # the largest first
+        by_size.add(batch)
     yield from by_size.batches()
+
+
+def _summed(records: Records) -> Records:
+    """Return one record for each label of each unit."""
+    ordered = records.take(np.lexsort((records["label"], records["unit"])))
+    starts = np.flatnonzero(changes(ordered["unit"], ordered["label"]))
+    summed = ordered.take(starts)
+    summed["images"] = np.add.reduceat(ordered["images"], starts)
+    return summed
 
 
 class _Deal:

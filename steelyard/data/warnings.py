@@ -22,11 +22,11 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Ca
             f"leakage: near-duplicates in a stricter split of images in train or validation: {near}; "
             "data.near_duplicates: remove leaves them out"
         )
-    if tally.conflicts:
+    if conflicts := tally.conflicting.count:
         what = "labels" if data.masks is None else "masks"
-        named = "; ".join(map(catalog.named, tally.conflicting))
-        occur = "image occurs" if tally.conflicts == 1 else "images occur"
-        yield f"{tally.conflicts} {occur} with different {what}: {named}{'; ...' * (tally.conflicts > FEW)}"
+        named = "; ".join(map(catalog.named, tally.conflicting.named))
+        occur = "image occurs" if conflicts == 1 else "images occur"
+        yield f"{conflicts} {occur} with different {what}: {named}{'; ...' * (conflicts > FEW)}"
     moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"

@@ -2,13 +2,16 @@
 
 import shutil
 import tracemalloc
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
+from steelyard.data.images import IMAGE, Images
 from steelyard.data.sorting import Sorter, in_blocks
 from tests.steelyard.data.pictures import noise, prepared, rows, save, smooth
 
@@ -70,7 +73,7 @@ def test_blocks_are_of_one_size_but_for_the_last(lengths: list[int]) -> None:
 
 
 def varied(folder: Path) -> Path:
-    """Write images, copies of some under another label or in another split, and near-duplicates."""
+    """Write images, copies of some under another label or in another split, many of one, and near-duplicates."""
     lines = ["path,label,split,group"]
     for number in range(60):
         file = save(folder / f"{number}.png", smooth(number) if number % 3 else noise(number, 3, 3))
@@ -82,6 +85,9 @@ def varied(folder: Path) -> Path:
         if number % 5 == 0:
             save(near, smooth(number), quality=70)
             lines.append(f"{near.name},{number % 2},,")
+    for number in range(40):
+        shutil.copyfile(folder / "9.png", folder / f"again{number}.png")
+        lines.append(f"again{number}.png,{number % 2},,{number % 4 or ''}")
     manifest = folder / "images.csv"
     manifest.write_text("\n".join(lines))
     return manifest
@@ -109,6 +115,26 @@ def test_a_dataset_is_the_same_however_little_is_in_memory(
     assert rows(in_parts) == rows(whole)
     assert in_parts.card.read_text() == whole.card.read_text()
     assert files(in_parts) == files(whole)
+
+
+def test_equal_images_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    for number in range(100):
+        save(source / "cat" / f"{number}.png", noise(number if number < 20 else 0))
+        save(source / "dog" / f"{number}.png", noise(100 + number if number < 20 else 100))
+    dataset = prepared(source, tmp_path / "out")
+    monkeypatch.setattr("steelyard.data.sorting.RUN_BYTES", 10 * IMAGE.itemsize)
+    monkeypatch.setattr("steelyard.data.images.BATCH", 10)
+    with closing(Catalog(dataset.folder / "catalog.sqlite")) as catalog:
+        images = Images.of(catalog, dataset.folder)
+    assert (len(images), images.distinct) == (200, 40)
+    assert max(len(batch) for _, batch in images.batches()) <= 40
+    numbers, firsts, labelled = (
+        np.concatenate([batch[field] for _, batch in images.batches()])
+        for field in ("number", "first", "first_labelled")
+    )
+    assert np.flatnonzero(firsts).tolist() == np.unique(numbers, return_index=True)[1].tolist()
+    assert (firsts == labelled).all()
 
 
 def files(dataset: Dataset) -> list[bytes]:
