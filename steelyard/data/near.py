@@ -11,7 +11,9 @@ three smooth round cells among 3,000 were taken for near. Images as small as 8 x
 up to a tenth of such copies was missed there. All arithmetic is exact, so that every machine finds the same pairs.
 """
 
+from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +68,7 @@ def _greys(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
     """Return for each image the place of a near-duplicate in a stricter split; -1 where there is none."""
-    near_N, reductions = np.full(len(images), -1, np.int32), Rows(images.folder / "thumbs.npy")
-    thumbs = reductions.whole() if len(reductions) <= FEW else reductions
+    near_N, reductions = np.full(len(images), -1, np.int32), _Reductions(images.folder)
     for key in range(KEYS):
         by_key = Sorter(images.folder, "key", "place")
         for places, batch in images.batches():
@@ -79,7 +80,7 @@ def find_near(images: Images, splits_N: NDArray[np.int8]) -> NDArray[np.int32]:
         for block in in_blocks(by_key.batches(), BLOCK):
             stretch = np.concatenate([before, block])
             splits_M = splits_N[stretch["place"]]
-            _compare(thumbs, stretch, splits_M, near_N)
+            _compare(reductions, stretch, splits_M, near_N)
             before = stretch[_needed(splits_M, near_N[stretch["place"]] < 0)]
     return near_N
 
@@ -98,16 +99,13 @@ def _needed(splits_M: NDArray[np.int8], wanted_M: NDArray[np.bool_]) -> NDArray[
 
 
 def _compare(
-    thumbs: Rows | NDArray[np.uint8], stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]
+    reductions: "_Reductions", stretch_M: Records, splits_M: NDArray[np.int8], near_N: NDArray[np.int32]
 ) -> None:
     """Look at neighbours, the next first; of images that are near to one in a stricter split, note the first found."""
     keys_M, places_M = stretch_M["key"], stretch_M["place"]
     wanted_M = near_N[places_M] < 0
     pairs = _pairs(keys_M, splits_M, wanted_M)
-    compared_M = np.zeros(len(stretch_M), bool)
-    for some in chain.from_iterable(pairs):
-        compared_M[some] = True
-    reduced, at_M = _Reduced.of(thumbs[stretch_M["row"][compared_M]]), np.cumsum(compared_M) - 1
+    reduced, at_M = reductions.of(stretch_M["row"], pairs)
     for weak, strict in pairs:
         still = np.flatnonzero(wanted_M[weak])
         first, second = weak[still], strict[still]
@@ -147,10 +145,10 @@ class _Reduced(NamedTuple):
 
     @classmethod
     def of(cls, thumbs_CT: NDArray[np.uint8]) -> "_Reduced":
-        sums_C = thumbs_CT.sum(axis=1, dtype=np.float64)
+        sums_C = np.einsum("ct->c", thumbs_CT, dtype=np.float32).astype(np.float64)
         return cls(thumbs_CT, sums_C, thumbs_CT.shape[1] * _products(thumbs_CT, thumbs_CT) - sums_C**2)
 
-    def alike(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def alike(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which pairs correlate or, where both are plain, are as bright."""
         pixels = self.pixels_CT.shape[1]
         sums, others, spread, other_spread = (
@@ -161,6 +159,25 @@ class _Reduced(NamedTuple):
         plain = np.maximum(spread, other_spread) < (FLAT * pixels) ** 2
         alike[plain] = (np.abs(sums - others) <= FLAT * pixels)[plain]
         return alike
+
+
+class _Reductions:
+    """The reductions of all images, which are read once if these are few."""
+
+    def __init__(self, folder: Path) -> None:
+        self._rows = Rows(folder / "thumbs.npy")
+        self._all = _Reduced.of(self._rows.whole()) if len(self._rows) <= FEW else None
+
+    def of(
+        self, rows_M: NDArray[np.int32], pairs: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]]
+    ) -> tuple[_Reduced, NDArray[np.int32]]:
+        """Return the reductions of those rows that are in pairs, and where each row is among them."""
+        if self._all is not None:
+            return self._all, rows_M
+        compared_M = np.zeros(len(rows_M), bool)
+        for some in chain.from_iterable(pairs):
+            compared_M[some] = True
+        return _Reduced.of(self._rows[rows_M[compared_M]]), np.cumsum(compared_M, dtype=np.int32) - 1
 
 
 def _products(one_NT: NDArray[np.uint8], other_NT: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -44,12 +44,17 @@ class Rows:
 
     def whole(self) -> NDArray[Any]:
         """Return all rows."""
-        return self[np.arange(len(self))]
+        all_: NDArray[Any] = np.load(self._file)
+        return all_
 
     def parts(self, rows: int) -> Iterator[NDArray[Any]]:
         """Yield all rows in their order, some at a time."""
-        for start in range(0, len(self), rows):
-            yield self[np.arange(start, min(start + rows, len(self)))]
+        row_bytes = prod(self._shape[1:]) * self._dtype.itemsize
+        with self._file.open("rb", buffering=0) as stream:
+            stream.seek(self._offset)
+            for start in range(0, len(self), rows):
+                count = min(rows, len(self) - start)
+                yield np.frombuffer(stream.read(count * row_bytes), self._dtype).reshape(count, *self._shape[1:])
 
 
 class RowFile:
