@@ -5,6 +5,8 @@ file that it hesitates over, and every other format, goes through Pillow.
 """
 
 import io
+from contextlib import ExitStack
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +21,14 @@ Shape = tuple[int, int, int]
 
 # Phones and cameras rarely save more than 50 megapixels; as RGBA that is 200 MB while it is decoded.
 MAX_PIXELS = 50_000_000
+ONE_AT_A_TIME = 2**22  # images of more pixels, where several are decoded at once
 TIFF = (".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript for it
 _MODES = {1: "L", 3: "RGB"}
 _JPEG_COLORS = {"RGB": "RGB", "YCbCr": "RGB", "Gray": "GRAY"}  # the others, CMYK and YCCK, are left to Pillow
 _JPEG, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
 _DAMAGED = ("Premature end", "Corrupt JPEG data")  # as libjpeg warns, before it fills in grey
+_large = RLock()
 _STRIP_PIXELS = 2**20  # laid over white at a time
 _SUBFILE_TYPE, _NOT_ITS_OWN = 254, 0b101  # a TIFF's tag, and its bits for a reduced page and for a mask
 
@@ -62,12 +66,18 @@ def decode(data: bytes, shape: Shape) -> NDArray[np.uint8]:
 
 def decode_sized(data: bytes, shape: Shape, page: int = 0) -> Decoded:
     """Decode one page just as `decode` does the first, and say how large it was."""
-    image, width, height, turned = _jpeg(data, shape) or upright(data, page)
-    return Decoded(_stretch(_in_mode(image, _MODES[shape[2]]), shape), width, height, turned)
+    with ExitStack() as turn:
+        image, width, height, turned = _jpeg(data, shape, turn) or upright(data, page, turn)
+        return Decoded(_stretch(_in_mode(image, _MODES[shape[2]]), shape), width, height, turned)
 
 
-def upright(data: bytes, page: int = 0) -> Upright:
+def upright(data: bytes, page: int = 0, turn: ExitStack | None = None) -> Upright:
     """Read all pixels of one page, in their own kind, turned as the camera's EXIF note says.
+
+    Args:
+        data: a file's bytes.
+        page: which.
+        turn: while it lasts, no other large image is decoded.
 
     Raises:
         UnreadableImage: as of `decode`.
@@ -79,6 +89,7 @@ def upright(data: bytes, page: int = 0) -> Upright:
         image.seek(page)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        _take(turn, image.width * image.height)
         turned = _turn(image)
     except UnidentifiedImageError:
         raise UnreadableImage("is not an image in a known format") from None
@@ -124,7 +135,12 @@ def resize(image_HWC: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     return _stretch(_in_mode(image, _MODES[shape[2]]), shape)
 
 
-def _jpeg(data: bytes, shape: Shape) -> Upright | None:
+def _take(turn: ExitStack | None, pixels: int) -> None:
+    if turn is not None and pixels > ONE_AT_A_TIME:
+        turn.enter_context(_large)
+
+
+def _jpeg(data: bytes, shape: Shape, turn: ExitStack) -> Upright | None:
     """Read a JPEG, upright, halved as often as that goes without a rest and leaves it as large as the shape.
 
     None where Pillow should look at it. Of damage, libjpeg warns; Pillow does not, and shows grey in its place.
@@ -135,6 +151,7 @@ def _jpeg(data: bytes, shape: Shape) -> Upright | None:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         if width * height > MAX_PIXELS or colors not in _JPEG_COLORS:
             return None
+        _take(turn, width * height)
         gap = min(height, width) / max(shape[:2])  # both ways alike, since the camera may have been turned
         part = next((part for part in (8, 4, 2) if gap >= part and not width % part and not height % part), 1)
         pixels_HWC = simplejpeg.decode_jpeg(

@@ -43,6 +43,7 @@ class Source(Protocol):
 
     parallel: bool  # whether loading is work worth sharing among processes
     remote: bool  # whether loading waits for a network
+    threads: bool  # whether one process may load several at once
 
     def items(self) -> Iterator[Item]:
         """Yield every item, in no order that means anything.

@@ -44,6 +44,7 @@ class Tally:
 
     counts: dict[Split, Counter[str]]  # images of each class; of masks: pixels
     images: Counter[Split] = field(default_factory=Counter)
+    brightness: float = 0.0  # summed over the images
     duplicates: int = 0
     equal: Pairs = field(default_factory=Pairs)
     conflicting: Pairs = field(default_factory=Pairs)
@@ -61,6 +62,7 @@ class Tally:
         self.duplicates += int(np.count_nonzero(equal_M))
         self.equal.add(numbers_M, ids_M, equal_M)
         self.conflicting.add(numbers_M, ids_M, equal_M & changes(truths_M))
+        self.brightness += float(used["facts"]["brightness"].sum(dtype=np.float64))
         self._before = used[-1:]
 
 

@@ -11,6 +11,7 @@ from steelyard.data.layout import FEW, Tally
 from steelyard.data.splits import Dealt
 from steelyard.params import Data
 
+DARK = 0.05  # mean brightness, where white is 1
 IMBALANCE = {"images": 10, "pixels": 100}  # times as many in the largest class as in the smallest
 
 
@@ -30,6 +31,11 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Ca
     moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"
+    if (brightness := tally.brightness / max(1, tally.images.total())) < DARK:
+        yield (
+            f"the images are nearly black: their mean brightness is {brightness:.3f}, where white is 1; "
+            "of files with 16 bits, all of 0 to 65535 is read, however little of it is used"
+        )
     yield from _absent(tally, "images" if data.masks is None else "pixels")
     yield from _imbalance(tally, "images" if data.masks is None else "pixels")
     if dealt.alone and images.groups:

@@ -107,7 +107,7 @@ def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: 
         catalog: what is pending.
         pending: how many these are.
         row: the first of theirs.
-        workers: processes that decode; for a few items none is started.
+        workers: processes that decode; for a few items, threads.
 
     Raises:
         StoreError: the object store does not answer; what was decoded until then stays.
@@ -116,11 +116,12 @@ def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: 
     progress = Progress("decoding", pending, "images")
     chunks = _numbered(catalog.pending(CHUNK), row)
     alone = workers == 1 or pending <= FEW or not job.source.parallel
+    decoded = _here(job, chunks, workers) if alone else _by_processes(job, chunks, workers)
     told = time.monotonic()
     waiting: list[Found] = []
     written = row
     try:
-        for found in _here(job, chunks) if alone else _by_processes(job, chunks, workers):
+        for found in decoded:
             waiting += found
             row += len(found)
             progress.advance(len(found))
@@ -140,8 +141,8 @@ def _numbered(chunks: Iterable[Chunk], row: int) -> Iterator[tuple[int, Chunk]]:
         row += len(chunk)
 
 
-def _here(job: Job, chunks: Iterable[tuple[int, Chunk]]) -> Iterator[list[Found]]:
-    worker = _Worker(job)
+def _here(job: Job, chunks: Iterable[tuple[int, Chunk]], threads: int) -> Iterator[list[Found]]:
+    worker = _Worker(job, threads)
     for row, chunk in chunks:
         yield worker.decode(row, chunk)
     worker.pixels.close()
@@ -186,8 +187,9 @@ def _decode(row: int, chunk: Chunk) -> list[Found]:
 
 
 class _Worker:
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, threads: int = 1) -> None:
         self.job = job
+        self._threads = (REQUESTS if job.source.remote else threads) if job.source.threads else 1
         self.pixels = Pixels(job.folder, job.shape, job.classes)
         self._at_once = max(1, BYTES_AT_ONCE // prod(job.shape))
 
@@ -205,12 +207,12 @@ class _Worker:
         return found
 
     def _samples(self, items: list[Item]) -> Iterator[Sample | UnreadableImage]:
-        if not self.job.source.remote:
+        pages = len({item.path for item in items}) < len(items)  # of stacks, which are read once for all of them
+        if self._threads == 1 or pages:
             yield from map(self._load, items)
             return
-        pages = len({item.path for item in items}) < len(items)  # of stacks, which are fetched once for all of them
-        with ThreadPoolExecutor(1 if pages else REQUESTS) as requests:
-            yield from requests.map(self._load, items)
+        with ThreadPoolExecutor(self._threads) as threads:
+            yield from threads.map(self._load, items)
 
     def _load(self, item: Item) -> Sample | UnreadableImage:
         try:

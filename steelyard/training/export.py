@@ -40,6 +40,7 @@ def export(trained: Trained, candidate: Candidate, dataset: Dataset, run_key: st
         (partial / MODEL_FILE).parent.mkdir()
         _to_onnx(trained.model, dataset, partial / MODEL_FILE)
         save_file(trained.model.state_dict(), partial / WEIGHTS_FILE)
+        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes files that are nobody else's to read
         index = BundleIndex(
             candidate=candidate.name,
             task=dataset.index.task,

@@ -59,7 +59,7 @@ LAYOUTS = {
 class Cifar(Source):
     """Pickles of arrays; nothing but what they hold is admitted when they are read."""
 
-    parallel = remote = False  # the pixels are there as they are
+    parallel = remote = threads = False  # the pixels are there as they are
 
     def __init__(self, name: str, files: Files) -> None:
         self.name, self.files, self.layout = name, files, LAYOUTS[name]

@@ -13,7 +13,7 @@ from steelyard.data.item import Item, Sample, Shape, Source
 class Digits(Source):
     """A real data set that needs no download."""
 
-    parallel = remote = False
+    parallel = remote = threads = False
 
     @cached_property
     def _digits(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (
 class EncodedFiles(Source):
     """What sources have in common whose items are one encoded image each."""
 
-    parallel = True
+    parallel = threads = True
 
     def __init__(self, files: Files) -> None:
         self.files = files

@@ -53,7 +53,8 @@ class Pairs(Source):
 
     def __init__(self, files: Files, masks: Masks, tiles: Tiles | None) -> None:
         self.files, self.tiles = files, tiles
-        self.remote = isinstance(files, RemoteFiles) and not tiles  # a raster is read by one thread
+        self.remote = isinstance(files, RemoteFiles)
+        self.threads = self.remote and not tiles  # a raster is read by one
         self._table = _Table(masks)
         self._pages = _Windows(files, tiles, self._table.colored) if tiles else _Pages(files, self._table.colored)
 

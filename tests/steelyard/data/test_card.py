@@ -296,3 +296,13 @@ def test_images_that_go_into_shards_are_shown_too(tmp_path: Path) -> None:
     dataset = prepared(class_folders(tmp_path / "source"), tmp_path / "out", layout="shards")
     assert not (dataset.folder / "images.npy").exists()
     assert len(pictures(page(dataset))) == 16
+
+
+@pytest.mark.parametrize(("most", "warned"), [(4095, True), (65535, False)])
+def test_images_of_16_bits_that_use_few_of_them_are_warned_of(tmp_path: Path, most: int, warned: bool) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        pixels_HW = rng.integers(0, most, (12, 12), np.uint16)
+        save(tmp_path / "source" / "ab"[number % 2] / f"{number}.png", pixels_HW)
+    index = prepared(tmp_path / "source", tmp_path / "out").index
+    assert any(said.startswith("the images are nearly black: their mean bright") for said in index.warnings) == warned

@@ -5,6 +5,8 @@ import io
 import struct
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -178,6 +180,29 @@ print(own_peak_mib() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     assert float(done.stdout) < 2.5 * pixels_mib
+
+
+@pytest.mark.parametrize(("most_pixels", "together"), [(64 * 64 - 1, False), (64 * 64, True)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_large_images_are_decoded_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, kind: str, most_pixels: int, together: bool
+) -> None:
+    running: list[Image.Image] = []
+    most: list[int] = []
+
+    def slow_stretch(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        running.append(image)
+        time.sleep(0.1)
+        most.append(len(running))
+        running.pop()
+        return np.zeros(shape, np.uint8)
+
+    monkeypatch.setattr("steelyard.data.decode.ONE_AT_A_TIME", most_pixels)
+    monkeypatch.setattr("steelyard.data.decode._stretch", slow_stretch)
+    data = encoded(Image.fromarray(noise(64, 64, 3)), kind)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: decode(data, (8, 8, 3)), range(4)))
+    assert (max(most) > 1) == together
 
 
 JPEG = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
