@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from itertools import chain, product
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
-from steelyard.data.decode import TIFF, Upright, decode_sized, pages, resize, upright
+from steelyard.data.decode import FORMATS, TIFF, Upright, decode_sized, pages, resize, upright
 from steelyard.data.files import MAX_FILE_MIB, Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
 from steelyard.data.sources.folders import IMAGE_SUFFIXES, signature_of
@@ -329,7 +329,9 @@ def _raster_pages(file: str) -> list[Any]:
     with _gdal(), warnings.catch_warnings():
         import rasterio
 
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # nor need it be
+        warnings.simplefilter("ignore")  # of a raster that lies nowhere on earth, say; what can't be read raises
+        if _is_turned(file):
+            raise UnreadableImage("is turned by its EXIF note, or its mask is, which tiles do not follow")
         try:
             first = rasterio.open(file)
             return [rasterio.open(page) for page in first.subdatasets] or [first]
@@ -337,6 +339,12 @@ def _raster_pages(file: str) -> list[Any]:
             raise UnreadableImage("is no raster, or its mask is none") from None
         except UnicodeEncodeError:
             raise UnreadableImage("has a name that is not UTF-8, which tiles need") from None
+
+
+def _is_turned(file: str) -> bool:
+    with suppress(Exception), Image.open(file, formats=FORMATS) as image:  # GDAL reads more than Pillow does
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return False
 
 
 @lru_cache(maxsize=2)

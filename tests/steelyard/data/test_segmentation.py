@@ -676,6 +676,16 @@ def test_a_mask_of_two_channels_is_quarantined_in_tiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_raster_that_its_exif_note_turns_is_quarantined(tmp_path: Path, kind: str, suffix: str) -> None:
+    source = pairs(tmp_path / "source", suffix=suffix)
+    turn(source / kind / (f"1{suffix}" if kind == "images" else "1.png"), 3)
+    dataset = run(source, tmp_path / "out", max_quarantined=0.3, **TILED)
+    said = "is turned by its EXIF note, or its mask is, which tiles do not follow"
+    assert reasons(dataset) == {f"images/1{suffix}": said}
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
 def test_a_raster_that_is_none_is_quarantined(tmp_path: Path, kind: str) -> None:
     source = pairs(tmp_path / "source", suffix=".tif")
     (source / kind / ("1.tif" if kind == "images" else "1.png")).write_bytes(b"II*\0 no raster")
