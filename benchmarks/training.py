@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,7 +106,9 @@ def on_cpu(arguments: argparse.Namespace) -> Figures:
 
 
 def cifar_of(arguments: argparse.Namespace) -> Path:
-    return arguments.data or next(Path(os.environ["STEELYARD_TEST_DATA"]).rglob("cifar10"))
+    if found := arguments.data or next(Path(os.environ.get("STEELYARD_TEST_DATA", "none")).rglob("cifar10"), None):
+        return Path(found)
+    sys.exit("--data: name the folder with CIFAR-10 as pictures in train/ and test/")
 
 
 def small_cnn(photos: Path, scratch: Path, epochs: int) -> Figures:

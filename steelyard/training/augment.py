@@ -11,7 +11,6 @@ from steelyard.models.normalised import as_fractions
 from steelyard.params import Augment
 
 GREY = 0.5
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Augmentation:
@@ -73,8 +72,8 @@ def _coloured(images_NCHW: Tensor, by: float) -> Tensor:
     mean = images_NCHW.mean((1, 2, 3), keepdim=True)
     images_NCHW = mean + contrast * (images_NCHW - mean)
     if channels == 3:
-        weights = images_NCHW.new_tensor(_LUMINANCE).view(1, 3, 1, 1)
-        grey = (images_NCHW * weights).sum(1, keepdim=True)
+        red, green, blue = images_NCHW.split_with_sizes((1, 1, 1), 1)
+        grey = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
         images_NCHW = grey + saturation * (images_NCHW - grey)
     return images_NCHW.clamp(0, 1)
 

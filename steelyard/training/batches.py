@@ -52,7 +52,7 @@ class Batches:
         order_N = torch.from_numpy(shuffle.permutation(self.images)).to(self._device)
         images_NHWC, truths = self._resident
         for chosen_N in order_N.tensor_split([self._size * batch for batch in range(1, len(self))])[skip:]:
-            yield images_NHWC[chosen_N], truths[chosen_N].long()
+            yield images_NHWC.index_select(0, chosen_N), truths.index_select(0, chosen_N).long()
 
     def in_order(self) -> Iterator[Batch]:
         """Yield the batches as they are stored."""

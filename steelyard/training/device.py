@@ -12,6 +12,9 @@ from torch import nn
 from steelyard.params import Training
 from steelyard.process import own_peak_mib
 
+# torch looks once whether cuBLAS is bound to give equal bits, and refuses a deterministic training where it is not.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 MUCH_DEPTHWISE = 0.014  # EfficientNetV2-S has 0.015, ConvNeXt-T 0.012
 _KEPT_BYTES, _LARGEST_KEPT_BYTES = 2**30, 2**25  # glibc admits no more of the second
@@ -43,6 +46,12 @@ def precision(recipe: Training, device: torch.device, network: nn.Module) -> tor
 def peak_mib(device: torch.device) -> float:
     """Return the most memory that was taken, MiB: of a GPU, or of this process on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else own_peak_mib()
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_mib` be of what follows; only a GPU's can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def gpu_load(device: torch.device) -> tuple[float | None, float | None]:
@@ -86,8 +95,6 @@ def seed(number: int, device: torch.device) -> None:
 def arithmetic(deterministic: bool) -> Iterator[None]:
     """Let a GPU choose its fastest algorithms, or bind it to those that give the same bits each time."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     try:

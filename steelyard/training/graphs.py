@@ -88,6 +88,7 @@ class Graphs:
     def _captured(self, images_NCHW: Tensor) -> Answer | None:
         """Return a graph; None where it fails, answers otherwise than the network, or is no faster."""
         before = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
             with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                 took, others = self._seconds(self._network, images_NCHW), images_NCHW.flip(0)
@@ -96,8 +97,11 @@ class Graphs:
                 alike = _alike(self._pass(self._network, others), self._pass(graph, others))
         except (RuntimeError, AssertionError) as error:
             log.info("no CUDA graph: %s", first_line(error))
+            self._wanted = False
             return None
         finally:
+            if stream is not None:  # before torch 2.15, a capture that failed left its own behind
+                torch.cuda.set_stream(stream)
             for buffer, value in before:
                 buffer.copy_(value)
             self._model.zero_grad()

@@ -120,6 +120,10 @@ class Learner:
                         raise
                 self._answered_at_once = tried // 2
 
+    def end(self) -> None:
+        """Give back what only learning needs."""
+        self._graphs.forget()
+
     def keep_best(self) -> None:
         """Remember the weights as the best so far."""
         self.best = {name: value.detach().clone() for name, value in self.averaged.state_dict().items()}
@@ -178,8 +182,8 @@ class Learner:
         """Move the averaged weights towards the new ones; early ones, which are far from the last, count for less."""
         decay = min(self._recipe.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._floats[0], self._floats[1], 1 - decay)
-        for old, new in zip(*self._counters, strict=True):
-            old.copy_(new)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
 
 
 @torch.no_grad()

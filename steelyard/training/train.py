@@ -23,7 +23,7 @@ from steelyard.progress import Progress
 from steelyard.training.answers import answers
 from steelyard.training.batches import Batches, mean_and_std
 from steelyard.training.checkpoint import CheckpointIndex, Checkpoints
-from steelyard.training.device import arithmetic, best_device, device_name, gpu_load, peak_mib, seed
+from steelyard.training.device import arithmetic, best_device, device_name, forget_peak, gpu_load, peak_mib, seed
 from steelyard.training.group import ALONE, Group
 from steelyard.training.learner import Learner, copy_into
 from steelyard.training.live import Live
@@ -124,6 +124,7 @@ class _Run:
     ) -> None:
         self._name, self._recipe, self._device = candidate.name, candidate.training, device
         self._checkpoints = checkpoints
+        forget_peak(device)
         self._train = Batches(dataset, "train", self._recipe.batch_size, device)
         self._masks, self._classes = dataset.index.task == "segmentation", dataset.index.classes
         evaluated = images_at_once(dataset.index.image_shape, EVALUATION_BATCH)
@@ -172,6 +173,7 @@ class _Run:
     def trained(self) -> Trained:
         """Return what came of it."""
         learner = self._learner
+        learner.end()
         copy_into(learner.model, learner.best)
         model = learner.model.eval().cpu().to(memory_format=torch.contiguous_format)
         return Trained(
