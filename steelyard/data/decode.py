@@ -5,7 +5,8 @@ file that it hesitates over, and every other format, goes through Pillow.
 """
 
 import io
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ Shape = tuple[int, int, int]
 
 # Phones and cameras rarely save more than 50 megapixels; as RGBA that is 200 MB while it is decoded.
 MAX_PIXELS = 50_000_000
-ONE_AT_A_TIME = 2**22  # images of more pixels, where several are decoded at once
+LARGE = 2**22  # pixels
 TIFF = (".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # not EPS: Pillow runs Ghostscript for it
 _MODES = {1: "L", 3: "RGB"}
@@ -51,6 +52,13 @@ class Upright(NamedTuple):
     turned: bool
 
 
+Wait = Callable[[], object]
+
+
+def do_nothing() -> None:
+    """Wait for nobody."""
+
+
 def decode(data: bytes, shape: Shape) -> NDArray[np.uint8]:
     """Decode one image and stretch it to a shape.
 
@@ -64,20 +72,19 @@ def decode(data: bytes, shape: Shape) -> NDArray[np.uint8]:
     return decode_sized(data, shape).pixels_HWC
 
 
-def decode_sized(data: bytes, shape: Shape, page: int = 0) -> Decoded:
-    """Decode one page just as `decode` does the first, and say how large it was."""
-    with ExitStack() as turn:
-        image, width, height, turned = _jpeg(data, shape, turn) or upright(data, page, turn)
-        return Decoded(_stretch(_in_mode(image, _MODES[shape[2]]), shape), width, height, turned)
+def decode_sized(data: bytes, shape: Shape, page: int = 0, if_large: Wait = do_nothing) -> Decoded:
+    """Decode one page just as `decode` does the first, and say how large it was; `if_large` as of `upright`."""
+    image, width, height, turned = _jpeg(data, shape, if_large) or upright(data, page, if_large)
+    return Decoded(_stretch(_in_mode(image, _MODES[shape[2]]), shape), width, height, turned)
 
 
-def upright(data: bytes, page: int = 0, turn: ExitStack | None = None) -> Upright:
+def upright(data: bytes, page: int = 0, if_large: Wait = do_nothing) -> Upright:
     """Read all pixels of one page, in their own kind, turned as the camera's EXIF note says.
 
     Args:
         data: a file's bytes.
         page: which.
-        turn: while it lasts, no other large image is decoded.
+        if_large: is called before an image of more than LARGE pixels is read.
 
     Raises:
         UnreadableImage: as of `decode`.
@@ -89,7 +96,8 @@ def upright(data: bytes, page: int = 0, turn: ExitStack | None = None) -> Uprigh
         image.seek(page)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        _take(turn, image.width * image.height)
+        if image.width * image.height > LARGE:
+            if_large()
         turned = _turn(image)
     except UnidentifiedImageError:
         raise UnreadableImage("is not an image in a known format") from None
@@ -98,6 +106,13 @@ def upright(data: bytes, page: int = 0, turn: ExitStack | None = None) -> Uprigh
     except Exception:  # on damaged bytes Pillow's decoders raise nearly anything, from OSError to KeyError
         raise UnreadableImage("is damaged or cut short") from None
     return Upright(image, *image.size, turned)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[Wait]:
+    """Yield what is to be called before a large image is read: no other thread reads one until the block ends."""
+    with ExitStack() as turn:
+        yield lambda: turn.enter_context(_large)
 
 
 def pages(data: bytes) -> list[int]:
@@ -135,12 +150,7 @@ def resize(image_HWC: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     return _stretch(_in_mode(image, _MODES[shape[2]]), shape)
 
 
-def _take(turn: ExitStack | None, pixels: int) -> None:
-    if turn is not None and pixels > ONE_AT_A_TIME:
-        turn.enter_context(_large)
-
-
-def _jpeg(data: bytes, shape: Shape, turn: ExitStack) -> Upright | None:
+def _jpeg(data: bytes, shape: Shape, if_large: Wait) -> Upright | None:
     """Read a JPEG, upright, halved as often as that goes without a rest and leaves it as large as the shape.
 
     None where Pillow should look at it. Of damage, libjpeg warns; Pillow does not, and shows grey in its place.
@@ -151,7 +161,8 @@ def _jpeg(data: bytes, shape: Shape, turn: ExitStack) -> Upright | None:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         if width * height > MAX_PIXELS or colors not in _JPEG_COLORS:
             return None
-        _take(turn, width * height)
+        if width * height > LARGE:
+            if_large()
         gap = min(height, width) / max(shape[:2])  # both ways alike, since the camera may have been turned
         part = next((part for part in (8, 4, 2) if gap >= part and not width % part and not height % part), 1)
         pixels_HWC = simplejpeg.decode_jpeg(

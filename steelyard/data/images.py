@@ -37,7 +37,8 @@ FACTS = np.dtype(
 IMAGE = np.dtype(
     [
         ("prefix", np.uint64),  # of the digest
-        ("truth", np.uint64),  # the label, or the prefix of the mask's digest
+        ("truth", np.uint64),  # the prefix of the mask's digest, where all have one label, or the label
+        ("tie", np.uint32),  # of equal images: any order, so that each run of the sorter holds some of each part of it
         ("number", np.int32),  # of its pixels, in their order: equal images have one number
         ("first", np.bool_),  # with these pixels
         ("first_labelled", np.bool_),  # with these pixels and this label
@@ -50,6 +51,7 @@ IMAGE = np.dtype(
 )
 STRICTNESS = ("", "train", "validation", "test")  # the last keeps what is found in two splits; 0 is none
 BATCH = 2**13
+MIXER = 2654435769  # of Fibonacci hashing (Knuth 1973, 6.4): odd, so that no two ids become one
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Images:
         names = [label for (label,) in catalog.sql("SELECT DISTINCT label FROM kept ORDER BY label")]
         rows_I, groups_I = _rows_of_items(catalog, folder), number_groups(catalog, group)
         images = cls(folder=folder, masks=masks, names=names, groups=int(groups_I.max()) + 1)
-        by_pixels, facts = Sorter(folder, "prefix", "truth", "id"), Rows(folder / "facts.npy")
+        by_pixels, facts = Sorter(folder, "prefix", "truth", "tie"), Rows(folder / "facts.npy")
         for start in range(0, len(rows_I), BATCH):
             ids_M = start + np.flatnonzero(rows_I[start : start + BATCH] >= 0)
             by_pixels.add(images._records(ids_M, rows_I[ids_M], groups_I[ids_M], facts))
@@ -122,6 +124,7 @@ class Images:
     ) -> Records:
         images = np.empty(len(ids_M), IMAGE)
         images["id"], images["row"], images["group"] = ids_M, rows_M, groups_M
+        images["tie"] = ids_M.astype(np.uint32) * np.uint32(MIXER)
         images["facts"] = facts[rows_M]
         images["prefix"] = prefixes(images["facts"]["digest"])
         hashes_L = hashes(self.names)
@@ -135,13 +138,14 @@ class Images:
         self._file = SpooledTemporaryFile(RUN_BYTES, dir=str(self.folder))  # noqa: SIM115 - lives as long as this
         before = np.empty(0, IMAGE)
         for batch in batches:
-            prefixes_M, labels_M = (np.concatenate([before[field], batch[field]]) for field in ("prefix", "label"))
+            prefixes_M, labels_M = (np.concatenate([before[name], batch[name]]) for name in ("prefix", "label"))
             batch["first"] = changes(prefixes_M)[len(before) :]
             batch["first_labelled"] = changes(prefixes_M, labels_M)[len(before) :]
             batch["number"] = self.distinct - 1 + np.cumsum(batch["first"])
             self._file.write(batch.view(np.uint8).data)
             self._ends.append(self._ends[-1] + len(batch))
-            self.distinct, before = self.distinct + int(np.count_nonzero(batch["first"])), batch[-1:]
+            self.distinct += int(np.count_nonzero(batch["first"]))
+            before = batch[-1:]
         self.splits_N = np.broadcast_to(np.int8(0), len(self))
         self.near_N = np.broadcast_to(np.int32(-1), len(self))
 

@@ -21,17 +21,17 @@ FEW = 3  # are named
 
 
 @dataclass(slots=True)
-class Pairs:
+class Repeats:
     """Distinct images that occur twice in some way: how many, and the ids of two of the first FEW."""
 
     count: int = 0
     named: list[tuple[int, int]] = field(default_factory=list)
     _last: int = -1  # number that was counted
 
-    def add(self, numbers_M: NDArray[np.int32], ids_M: NDArray[np.int32], second_M: NDArray[np.bool_]) -> None:
+    def add(self, numbers_M: NDArray[np.int32], ids_M: NDArray[np.int32], again_M: NDArray[np.bool_]) -> None:
         """Count images by their numbers, which grow, where one is like the one before it."""
-        numbers, first = np.unique(numbers_M[second_M], return_index=True)
-        places = np.flatnonzero(second_M)[first][numbers > self._last]
+        numbers, first = np.unique(numbers_M[again_M], return_index=True)
+        places = np.flatnonzero(again_M)[first][numbers > self._last]
         self.count += len(places)
         some = places[: FEW - len(self.named)]
         self.named += zip(ids_M[some - 1].tolist(), ids_M[some].tolist(), strict=True)
@@ -46,8 +46,8 @@ class Tally:
     images: Counter[Split] = field(default_factory=Counter)
     brightness: float = 0.0  # summed over the images
     duplicates: int = 0
-    equal: Pairs = field(default_factory=Pairs)
-    conflicting: Pairs = field(default_factory=Pairs)
+    equal: Repeats = field(default_factory=Repeats)
+    conflicting: Repeats = field(default_factory=Repeats)
     content_digest: str = ""
     split_digest: str = ""
     evaluation_digest: str = ""
@@ -63,7 +63,7 @@ class Tally:
         self.equal.add(numbers_M, ids_M, equal_M)
         self.conflicting.add(numbers_M, ids_M, equal_M & changes(truths_M))
         self.brightness += float(used["facts"]["brightness"].sum(dtype=np.float64))
-        self._before = used[-1:]
+        self._before = used[-1:] if len(used) else self._before
 
 
 def write_rows(images: Images, classes: tuple[str, ...], shape: tuple[int, ...]) -> Tally:

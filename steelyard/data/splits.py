@@ -60,7 +60,7 @@ def deal_out(images: Images, catalog: Catalog, shares: Shares) -> Dealt:
     """
     open_ = [split for split in SPLITS if split == "train" or STRICTNESS.index(split) not in images.given]
     units = _Units.of(images, catalog, shares.seed)
-    targets = _targets(images, units, {split: getattr(shares, split) for split in open_})
+    targets = _targets(images, units.given_D, {split: getattr(shares, split) for split in open_})
     (_deal_groups if images.groups else _deal_singles)(images, units, targets)
     return _spread(images, units)
 
@@ -121,7 +121,6 @@ class _Units:
     given_D: NDArray[np.int8]  # strictest that the source gives
     splits_D: NDArray[np.int8]
     ranks_G: NDArray[np.uint64]  # an order that depends on the name and the seed
-    given_G: NDArray[np.int8]
     splits_G: NDArray[np.int8]
 
     @classmethod
@@ -141,8 +140,7 @@ class _Units:
             given_D=given_D,
             splits_D=given_D.copy(),
             ranks_G=_ranks(seed, hashes(f"group {name}" for name in names)),
-            given_G=given_G,
-            splits_G=given_G.copy(),
+            splits_G=given_G,
         )
 
 
@@ -160,7 +158,7 @@ def _united(images: Images) -> NDArray[np.int32]:
 
     def first(group: int) -> int:
         while (higher := above[group]) != group:
-            group = higher
+            above[group] = group = above[higher]  # half the way is enough the next time
         return group
 
     for _, batch in images.batches():
@@ -188,11 +186,11 @@ def _spread(images: Images, units: _Units) -> Dealt:
     return Dealt(splits_N, moved_N, alone)
 
 
-def _targets(images: Images, units: _Units, shares: dict[Split, float]) -> dict[Split, list[int]]:
-    """Return how many distinct images of each label every split should have."""
+def _targets(images: Images, given_D: NDArray[np.int8], shares: dict[Split, float]) -> dict[Split, list[int]]:
+    """Return how many of the distinct images of each label that are dealt out every split should have."""
     targets: dict[Split, list[int]] = {split: [] for split in shares}
     total = sum(shares.values())
-    for distinct in images.per_label(units.given_D <= TRAIN).tolist():
+    for distinct in images.per_label(given_D <= TRAIN).tolist():
         left = distinct
         for others, split in reversed(list(enumerate(shares))):  # one to each, where there are so many; train last
             wanted = max(1, round(distinct * shares[split] / total)) if others else left

@@ -116,12 +116,11 @@ def decode_pending(job: Job, catalog: Catalog, pending: int, row: int, workers: 
     progress = Progress("decoding", pending, "images")
     chunks = _numbered(catalog.pending(CHUNK), row)
     alone = workers == 1 or pending <= FEW or not job.source.parallel
-    decoded = _here(job, chunks, workers) if alone else _by_processes(job, chunks, workers)
     told = time.monotonic()
     waiting: list[Found] = []
     written = row
     try:
-        for found in decoded:
+        for found in _here(job, chunks, workers) if alone else _by_processes(job, chunks, workers):
             waiting += found
             row += len(found)
             progress.advance(len(found))
@@ -211,8 +210,10 @@ class _Worker:
         if self._threads == 1 or pages:
             yield from map(self._load, items)
             return
+        together = max(self._threads, self._at_once)  # else all of a chunk would be waiting in memory
         with ThreadPoolExecutor(self._threads) as threads:
-            yield from threads.map(self._load, items)
+            for start in range(0, len(items), together):
+                yield from threads.map(self._load, items[start : start + together])
 
     def _load(self, item: Item) -> Sample | UnreadableImage:
         try:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from itertools import chain
 
-from steelyard.data.decode import TIFF, decode_sized, pages
+from steelyard.data.decode import TIFF, decode_sized, one_at_a_time, pages
 from steelyard.data.files import Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
 from steelyard.errors import SourceError, UnreadableImage
@@ -29,7 +29,8 @@ class EncodedFiles(Source):
         data = self.files.read(item.path)
         if item.path.lower().endswith(TIFF) and (found := len(pages(data))) > 1:
             raise UnreadableImage(f"has {found} pages, where a file is one image")
-        return Sample(*decode_sized(data, shape)[:3])
+        with one_at_a_time() as if_large:
+            return Sample(*decode_sized(data, shape, if_large=if_large)[:3])
 
 
 class ClassFolders(EncodedFiles):

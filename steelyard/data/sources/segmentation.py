@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from steelyard.data.decode import FORMATS, TIFF, Upright, decode_sized, pages, resize, upright
+from steelyard.data.decode import FORMATS, TIFF, Upright, Wait, decode_sized, one_at_a_time, pages, resize, upright
 from steelyard.data.files import MAX_FILE_MIB, Entry, Files, RemoteFiles, printable
 from steelyard.data.item import SPLIT_NAMES, Item, Listing, Sample, Shape, Source
 from steelyard.data.sources.folders import IMAGE_SUFFIXES, signature_of
@@ -212,7 +212,8 @@ class _Pages:
     def read(self, item: Item, shape: Shape) -> tuple[Sample, NDArray[Any]]:
         """Return the image in its shape, and the mask as it is."""
         (images, number), (masks, mask_number) = self._page(item.path, item), self._page(item.mask, item)
-        image, mask = decode_sized(images, shape, number), _mask(masks, mask_number)
+        with one_at_a_time() as if_large:
+            image, mask = decode_sized(images, shape, number, if_large), _mask(masks, mask_number, if_large)
         if image.turned != mask.turned:
             raise UnreadableImage("image and mask are turned differently, by the EXIF note of one of them")
         if (image.width, image.height) != (mask.width, mask.height):
@@ -234,9 +235,9 @@ class _Pages:
         return self._files.read(path, MAX_STACK_MIB if path.lower().endswith(TIFF) else MAX_FILE_MIB)
 
 
-def _mask(data: bytes, page: int) -> Upright:
+def _mask(data: bytes, page: int, if_large: Wait) -> Upright:
     try:
-        return upright(data, page)
+        return upright(data, page, if_large)
     except UnreadableImage as error:
         raise UnreadableImage(f"its mask {error}") from None
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from steelyard.data.decode import MAX_PIXELS, decode, decode_sized, resize
+from steelyard.data.decode import MAX_PIXELS, decode, decode_sized, one_at_a_time, resize
 from steelyard.errors import UnreadableImage
 
 RED = (255, 0, 0)
@@ -197,11 +197,16 @@ def test_large_images_are_decoded_one_at_a_time(
         running.pop()
         return np.zeros(shape, np.uint8)
 
-    monkeypatch.setattr("steelyard.data.decode.ONE_AT_A_TIME", most_pixels)
+    monkeypatch.setattr("steelyard.data.decode.LARGE", most_pixels)
     monkeypatch.setattr("steelyard.data.decode._stretch", slow_stretch)
     data = encoded(Image.fromarray(noise(64, 64, 3)), kind)
+
+    def load(_: int) -> None:
+        with one_at_a_time() as if_large:
+            decode_sized(data, (8, 8, 3), if_large=if_large)
+
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: decode(data, (8, 8, 3)), range(4)))
+        list(threads.map(load, range(4)))
     assert (max(most) > 1) == together
 
 

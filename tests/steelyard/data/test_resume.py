@@ -1,6 +1,7 @@
 """Work that is cut off goes on, work over a source that has changed does no more than it must, and both end alike."""
 
 import json
+import multiprocessing
 import os
 import random
 import select
@@ -26,6 +27,8 @@ from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.files import LocalFiles
 from steelyard.data.item import Item, Listing
+from steelyard.data.sources.folders import ClassFolders
+from steelyard.data.workers import FEW, Job, decode_pending
 from steelyard.errors import ArtifactError, InputError, SourceError
 from steelyard.store import ObjectStore
 from tests.s3_server import BUCKET, uploaded
@@ -654,3 +657,24 @@ def test_a_catalog_that_can_t_be_used_is_made_anew(tmp_path: Path, content: byte
         with closing(sqlite3.connect(catalog)) as connection:
             connection.executescript("DROP TABLE items; CREATE TABLE items (id); UPDATE facts SET value = '{}'")
     assert digests(prepared(source, tmp_path / "out")) == first
+
+
+def test_no_process_writes_on_when_a_preparation_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ClassFolders(LocalFiles(str(class_folders(tmp_path / "source", 2 * FEW))))
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steelyard.data.workers.Progress.advance", interrupt)
+    with closing(Catalog(work / "catalog.sqlite")) as catalog:
+        catalog.list_items(source.listings())
+        job = Job(source=source, folder=work, shape=(64, 64, 3), classes=0)
+        try:
+            list(decode_pending(job, catalog, catalog.census().pending, 0, workers=2))
+        except KeyboardInterrupt:  # here its traceback still holds all that it went through
+            left = multiprocessing.active_children()
+    assert left == []

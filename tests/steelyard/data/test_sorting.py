@@ -12,6 +12,7 @@ import pytest
 from steelyard.data.catalog import Catalog
 from steelyard.data.dataset import SPLITS, Dataset
 from steelyard.data.images import IMAGE, Images
+from steelyard.data.layout import Tally
 from steelyard.data.sorting import Sorter, in_blocks
 from tests.steelyard.data.pictures import noise, prepared, rows, save, smooth
 
@@ -121,20 +122,33 @@ def test_equal_images_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monk
     source = tmp_path / "source"
     for number in range(100):
         save(source / "cat" / f"{number}.png", noise(number if number < 20 else 0))
-        save(source / "dog" / f"{number}.png", noise(100 + number if number < 20 else 100))
+        save(source / "dog" / f"{number}.png", noise(100 + number if number < 20 else 0))
     dataset = prepared(source, tmp_path / "out")
     monkeypatch.setattr("steelyard.data.sorting.RUN_BYTES", 10 * IMAGE.itemsize)
     monkeypatch.setattr("steelyard.data.images.BATCH", 10)
     with closing(Catalog(dataset.folder / "catalog.sqlite")) as catalog:
         images = Images.of(catalog, dataset.folder)
     assert (len(images), images.distinct) == (200, 40)
-    assert max(len(batch) for _, batch in images.batches()) <= 40
-    numbers, firsts, labelled = (
+    sizes = [len(batch) for _, batch in images.batches()]
+    assert max(sizes) <= 40
+    assert len(sizes) <= 100  # as many as of images that differ
+    numbers, labels, firsts, labelled = (
         np.concatenate([batch[field] for _, batch in images.batches()])
-        for field in ("number", "first", "first_labelled")
+        for field in ("number", "label", "first", "first_labelled")
     )
     assert np.flatnonzero(firsts).tolist() == np.unique(numbers, return_index=True)[1].tolist()
-    assert (firsts == labelled).all()
+    both = np.unique(np.stack([numbers, labels], axis=1), axis=0, return_index=True)[1]
+    assert np.flatnonzero(labelled).tolist() == sorted(both.tolist())
+    assert len(both) == images.distinct + 1
+
+
+def test_copies_are_counted_across_a_batch_of_which_nothing_is_in_use() -> None:
+    parts = np.zeros(2, IMAGE)
+    parts["truth"], parts["id"] = (1, 2), (7, 8)
+    tally = Tally(counts={})
+    for used in (parts[:1], parts[:0], parts[1:]):
+        tally.add(used)
+    assert (tally.duplicates, tally.equal.named, tally.conflicting.named) == (1, [(7, 8)], [(7, 8)])
 
 
 def files(dataset: Dataset) -> list[bytes]:

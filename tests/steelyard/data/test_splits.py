@@ -4,7 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +395,41 @@ def test_splitting_many_images_takes_seconds(tmp_path: Path, group: str) -> None
     shares = np.bincount(dealt.splits_N, minlength=4) / count
     assert shares.tolist() == pytest.approx([0, 0.7, 0.15, 0.15], rel=0.02)
     catalog.close()
+
+
+def test_many_groups_that_share_one_image_are_one_in_seconds(tmp_path: Path) -> None:
+    count = 30_000
+    catalog = Catalog(tmp_path / "catalog.sqlite")
+    shared = (Item(path=f"{n}.png", label="ab"[n % 2], group=f"g{count - n:06}") for n in range(count))
+    others = (Item(path=f"{n}.png", label="ab"[n % 2]) for n in range(count, count + 100))
+    catalog.list_items([Listing("", chain(shared, others))])
+    catalog.record(Found(id=number + 1, row=number) for number in range(count + 100))
+    facts = np.zeros(count + 100, FACTS)
+    facts["digest"][count:] = np.random.default_rng(0).integers(0, 256, (100, 32), np.uint8)
+    facts["label"] = hashes("ab" * (count // 2 + 50))
+    np.save(tmp_path / "facts.npy", facts)
+    np.save(tmp_path / "items.npy", np.arange(1, count + 101, dtype=np.int32))
+    started = time.process_time()
+    dealt = deal_out(Images.of(catalog, tmp_path), catalog, Split())
+    assert time.process_time() - started < 10
+    assert len(set(dealt.splits_N[:count].tolist())) == 1
+    catalog.close()
+
+
+def test_shares_are_of_what_the_source_leaves_to_be_dealt_out(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    lines = ["path,label,split"]
+    for number in range(200):
+        save(source / f"{number}.png", noise(number))
+        save(source / f"{number}-again.png", noise(number))
+        lines.append(f"{number}.png,{number % 2},{'test' if number < 100 else ''}")
+        lines.append(f"{number}-again.png,{number % 2},")
+    (source / "images.csv").write_text("\n".join(lines))
+    index = prepared(source / "images.csv", tmp_path / "out").index
+    shares = Split()
+    wanted = round(100 * shares.validation / (shares.train + shares.validation))
+    assert index.images["test"] == 200
+    assert index.images["validation"] == pytest.approx(2 * wanted, abs=2)
 
 
 def test_batches_of_a_split_are_its_images(tmp_path: Path) -> None:
