@@ -29,9 +29,14 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return OTHER
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OTHER
     except Exception as error:  # the edge: one line for people, the traceback on demand
         if options.debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.filename:
+            error = SteelyardError(f"{error.filename}: {error.strerror}")
         known = isinstance(error, SteelyardError)
         _say(f"error: {error}" if known else f"error: {type(error).__name__}: {error} (--debug shows where)")
         return WRONG_INPUT if isinstance(error, InputError) else OTHER
@@ -80,13 +85,15 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pipelines.contract_check import doubts
     from pipelines.main_job import run_project
     from pipelines.output import claimed
-    from pipelines.project import Project
+    from pipelines.project import PARAMS_FILE, Project, check_architectures
     from steelyard.tracking.tracking import sqlite_uri
 
     project = Project.read(options.folder)
     project.check_images()
+    check_architectures(project.params, options.folder / PARAMS_FILE)
     output = (options.output or options.folder / ".steelyard").resolve()
     stderr = sys.stderr  # kept: while tasks run, sys.stderr is their log
 
@@ -95,6 +102,8 @@ def _run(options: argparse.Namespace) -> int:
         stderr.flush()
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(output / "mlflow.db")
+    for doubt in doubts(project):
+        tell(doubt)
     with claimed(output):
         summary = run_project(project, output, tracking_uri, tell)
     text = json.dumps(summary.as_json(), indent=1) if options.json else summary.as_text()

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.project import read_user_file, resolved
+from pipelines.project import PARAMS_FILE, Project, read_user_file, resolved
 from steelyard.contract import Contract
 from steelyard.data.dataset import DatasetIndex, Split
 from steelyard.data.sources.choose import open_source
@@ -49,6 +49,15 @@ def words(file: Path, params: Path | None, dataset: Path | None) -> Iterator[str
         yield from _over_estimates(contract, settings.task, counts)
     else:
         yield explain(contract)
+
+
+def doubts(project: Project) -> Iterator[str]:
+    """Yield a sentence for each limit that no candidate can be shown to meet, as far as the images are at hand."""
+    counts = _counts(project.params, project.folder / PARAMS_FILE).get("validation", Counter())
+    if project.params.task == "classification" and counts:
+        found = unprovable(project.contract, project.params.task, sorted(counts), counts, counts.total())
+        for name, problem in (found or {}).items():
+            yield f"warning: {name} {problem}: nobody will be eligible"
 
 
 def _check(contract: Contract, task: str, classes: tuple[str, ...] | list[str], file: Path) -> None:

@@ -2,18 +2,22 @@
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.local import Outcome, run_locally
 from pipelines.pod import free_port, serving_pod
 from pipelines.project import Project
-from pipelines.rehearsal import Rehearsal, rehearse
+from pipelines.rehearsal import Rehearsal, drift_state, rehearse
 from steelyard.bundle import ModelBundle
 from steelyard.errors import InputError
+from steelyard.evaluation.scorecard import Scorecard
 from steelyard.selection.select import read_scorecards
 from steelyard.selection.selection import Selection
+from steelyard.tracking.memory import field_of
+
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class Summary:
     utility: float | None
     why: str
     report: str
+    card: str
     trainings: str
     trained: list[str]
     remembered: list[str]
@@ -56,7 +61,7 @@ class Summary:
                 f"  {'drift':<12}alarms on clean images: {seen.clean_alarms}; on corrupted ones the alarm {alarm}",
             ]
         lines += [f"  {'took':<12}{self.seconds['total']:.0f} s", f"  {'report':<12}{self.report}"]
-        lines += [f"  {'trainings':<12}{self.trainings}", "", "Go on with:"]
+        lines += [f"  {'data card':<12}{self.card}", f"  {'trainings':<12}{self.trainings}", "", "Go on with:"]
         return "\n".join([*lines, *(f"  {step}" for step in self.next_steps)])
 
 
@@ -68,12 +73,14 @@ def run_project(project: Project, output: Path, tracking_uri: str, tell: Callabl
     trained = time.monotonic()
     rehearsal = _rehearse(outcome, output, selection.client, tell)
     seconds = outcome.seconds | ({"serve": round(time.monotonic() - trained, 1)} if rehearsal else {})
-    cards = [c.index for c in read_scorecards([outcome.selection_folder])]
+    scorecards = read_scorecards([outcome.selection_folder])
+    cards = [scorecard.index for scorecard in scorecards]
     return Summary(
         winner=selection.winner,
         utility=selection.utility,
         why=selection.why,
         report=str(outcome.selection_folder / "report.html"),
+        card=str(outcome.dataset.card),
         trainings=str(output / "trainings"),
         trained=[card.candidate for card in cards if not card.remembered and not card.failure],
         remembered=[card.candidate for card in cards if card.remembered],
@@ -81,7 +88,7 @@ def run_project(project: Project, output: Path, tracking_uri: str, tell: Callabl
         stopped={card.candidate: card.stopped.model_dump() for card in cards if card.stopped} or None,
         rehearsal=rehearsal,
         seconds=seconds | {"total": round(time.monotonic() - started, 1)},
-        next_steps=_next_steps(project, output, selection),
+        next_steps=_next_steps(project, output, selection, scorecards),
     )
 
 
@@ -93,6 +100,8 @@ def serve_until_interrupted(
     Raises:
         InputError: there is none.
     """
+    if not output.is_dir():
+        raise InputError(f"{output}: there is no such folder")
     if not (output / "model").is_dir():
         raise InputError(f"{output}: holds no selected model; run `steelyard run` first")
     selection = Selection.read(output / "selection" / "selection.json")
@@ -101,25 +110,30 @@ def serve_until_interrupted(
     name = selection.client
     with serving_pod(output / "model", name, http_port, grpc_port, drift_port, output / "serve.log") as pod:
         tell(f"model    {pod.predictor_url}/v1/models/{name}:predict and {pod.predictor_url}/v2/models/{name}/infer")
+        tell(f"gRPC     127.0.0.1:{grpc_port}")
         tell(f"drift    {pod.detector_url}/report and {pod.detector_url}/metrics")
+        tell(f"log      {output / 'serve.log'}")
         tell("Ctrl-C ends it")
+        state = "OK"
         try:
             while True:
                 pod.check()
-                time.sleep(0.5)
+                if (now := drift_state(pod)) != state:
+                    state = now
+                    tell(f"drift    is {state} now")
+                time.sleep(SECONDS_BETWEEN_LOOKS)
         except KeyboardInterrupt:
             tell("ending")
 
 
-def _next_steps(project: Project, output: Path, selection: Selection) -> tuple[str, ...]:
+def _next_steps(project: Project, output: Path, selection: Selection, cards: Sequence[Scorecard]) -> tuple[str, ...]:
     folder, quoted = shlex.quote(str(project.folder)), shlex.quote(str(output))
-    serve = (f"steelyard serve {quoted}",) if selection.winner else ()
-    return (
-        *serve,
-        f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER --memory {quoted}",
-        f"kfp --endpoint URL run create -e steelyard -r {selection.client} -f pipelines/compiled/train_and_select.yaml "
-        f'params="$(cat {folder}/params.yaml)" contract="$(cat {folder}/evaluation_metrics.yaml)"',
+    winner = (
+        (f"steelyard serve {quoted}", f"steelyard submit {folder} --endpoint URL --wait") if selection.winner else ()
     )
+    measured = [card for card in cards if not card.index.failure]
+    field = f" --field {field_of(measured[0])[:12]}" if measured else ""
+    return (*winner, f"steelyard select --contract OTHER_CLIENT.yaml --output OTHER --memory {quoted}{field}")
 
 
 def _rehearse(outcome: Outcome, output: Path, client: str, tell: Callable[[str], None]) -> Rehearsal | None:

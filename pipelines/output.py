@@ -13,7 +13,8 @@ from steelyard.data.dataset import KNOWN, PIXELS, SPLITS
 from steelyard.errors import InputError, SteelyardError
 
 SELECTION_HOLDS = {"selection.json", "report.html", "summary.md", "scorecards"}
-DATASET_HOLDS = {"dataset.json", "card.html", "catalog.sqlite", *PIXELS, *KNOWN, *SPLITS}
+_CATALOG = {f"catalog.sqlite{suffix}" for suffix in ("", "-shm", "-wal")}  # SQLite's, where somebody reads
+DATASET_HOLDS = {"dataset.json", "card.html", *_CATALOG, *PIXELS, *KNOWN, *SPLITS}
 RUN_REPLACES = {"pipeline", "selection", "trainings", "model"}
 RUN_LOG = "run.log"
 

@@ -10,6 +10,7 @@ from steelyard.data.splits import check_classes
 from steelyard.errors import InvalidFile, SourceError
 from steelyard.params import Params
 from steelyard.store import is_remote
+from steelyard.yaml_file import nearest
 
 PARAMS_FILE = "params.yaml"
 CONTRACT_FILE = "evaluation_metrics.yaml"
@@ -65,6 +66,25 @@ class Project:
         self.contract.check_classes(classes, str(self.folder / CONTRACT_FILE))
 
 
+def check_architectures(params: Params, file: Path) -> None:
+    """Look for the architectures of candidates in torchvision, which takes seconds to load.
+
+    Raises:
+        InvalidFile: one is not there.
+    """
+    named = {name: candidate.arch for name, candidate in params.candidates.items() if candidate.arch}
+    if not named or params.task == "segmentation":
+        return
+    from steelyard.models.torchvision import known_architectures
+
+    known = known_architectures()
+    for name, arch in named.items():
+        if arch not in known:
+            raise InvalidFile(
+                file, f"torchvision has no model {arch!r}{nearest(arch, known)}", f"candidates.{name}.arch"
+            )
+
+
 def resolved(address: str, folder: Path) -> str:
     """Return where images lie, a relative path taken from the folder of the file that names it."""
     return str((folder / Path(address).expanduser()).resolve()) if address and not is_remote(address) else address
@@ -82,5 +102,7 @@ def read_user_file(file: Path) -> str:
         raise InvalidFile(file, "there is no such file") from None
     except UnicodeDecodeError:
         raise InvalidFile(file, "is not UTF-8 text") from None
+    except NotADirectoryError:
+        raise InvalidFile(file.parent, "is a file; name the folder that it lies in") from None
     except OSError as error:
         raise InvalidFile(file, f"can't be read: {error.strerror}") from None

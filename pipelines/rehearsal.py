@@ -67,6 +67,11 @@ def rehearse(pod: Pod, bundle: ModelBundle, dataset: Dataset, tell: Callable[[st
     )
 
 
+def drift_state(pod: Pod) -> str:
+    """Return what the detector's report calls its state now."""
+    return str(_request("GET", f"{pod.detector_url}/report", None)["state"])
+
+
 def _corrupted_until_alarm(
     pod: Pod, bundle: ModelBundle, images_NHWC: NDArray[np.uint8], before: list[int]
 ) -> int | None:

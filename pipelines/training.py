@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.output import claimed, log_to_stderr, refuse_foreign_files
-from pipelines.project import read_user_file
+from pipelines.project import check_architectures, read_user_file
 from steelyard.bundle import WEIGHTS_FILE, ModelBundle, Stop
 from steelyard.contract import Contract
 from steelyard.data.dataset import Dataset
@@ -136,6 +136,7 @@ def _client(file: Path, dataset: Dataset) -> Contract:
 def _candidate(file: Path, name: str, dataset: Dataset) -> Candidate:
     params = Params.from_yaml(read_user_file(file), str(file))
     params.check_trainable(str(file))
+    check_architectures(params, file)
     if name not in params.candidates:
         raise InvalidFile(file, f"there is no {name!r}{nearest(name, list(params.candidates))}", "candidates")
     index, shape = dataset.index, params.data.shape

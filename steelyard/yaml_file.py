@@ -81,7 +81,8 @@ def _key(error: ErrorDetails) -> str:
 def _problem(error: ErrorDetails, model: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         word = str(error["loc"][-1])
-        return "unknown key" + nearest(word, list(_fields_at(model, error["loc"][:-1])))
+        known = sorted(_fields_at(model, error["loc"][:-1]))
+        return "unknown key" + (nearest(word, known) or f"; known are: {', '.join(known)}")
     if error["type"] == "missing":
         return "is missing"
     problem = error["msg"].removeprefix("Value error, ")

@@ -70,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description=__doc__)
     parser.add_argument("--model-dir", type=Path, default=env.get("MODEL_DIR", "/mnt/models"), help="a ModelBundle")
     parser.add_argument("--name", default=env.get("MODEL_NAME", "model"), help="of the model, in the addresses")
-    parser.add_argument("--host", default="0.0.0.0", help="of HTTP; gRPC listens on every address")
+    parser.add_argument("--host", default="0.0.0.0", help="of HTTP and gRPC (default: every address)")
     parser.add_argument("--http-port", type=int, default=8080)
     parser.add_argument("--grpc-port", type=int, default=8081, help="0 for no gRPC")
     parser.add_argument("--max-body-mib", type=float, default=32, help="larger requests get 413")

@@ -2,13 +2,19 @@
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
 
+import grpc
 import kserve
 from kserve import model_server
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from serving.predictor.model import ImageModel
@@ -21,7 +27,7 @@ GRACE_S = 15  # for requests under way; with the drain it stays below the 30 s o
 class Options:
     """Where and how to serve."""
 
-    host: str  # of HTTP; KServe lets gRPC listen on every address only
+    host: str
     http_port: int
     grpc_port: int  # 0 for no gRPC
     max_body: int  # bytes
@@ -35,7 +41,7 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
         super().__init__(
             http_port=options.http_port,
             grpc_port=options.grpc_port,
-            enable_grpc=options.grpc_port != 0,
+            enable_grpc=False,
             grace_period=GRACE_S,
             enable_latency_logging=False,
         )
@@ -43,6 +49,13 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
         self.dataplane = _DataPlane(self.registered_models, model)
         self.model_repository_extension = _FixedRepository(self.registered_models)
         model_server.args.grpc_max_receive_message_length = options.max_body
+        if options.grpc_port:
+            settings = vars(model_server.args)
+            self._grpc_server = _GRPCServer(
+                options.grpc_port, self.dataplane, self.model_repository_extension, settings, GRACE_S
+            )
+            self._grpc_server.host = options.host
+            self.servers.append(self._grpc_server.start(self.max_threads))
         Routes(model, options.max_body).add_to(model_server.app)
         for name in ("kserve", "kserve.trace"):  # several lines for each request otherwise
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -64,6 +77,25 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
 
         uvicorn_server.handle_exit = drain_then_stop
         await super()._serve()
+
+
+class _GRPCServer(GRPCServer):  # type: ignore[misc]
+    """KServe's own listens on every address, whatever HTTP does."""
+
+    host: str
+
+    async def start(self, max_workers: int) -> None:
+        sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
+        self._server = grpc.aio.server(
+            ThreadPoolExecutor(max_workers),
+            interceptors=(ExceptionToStatusInterceptor(),),
+            options=[(name, self._kwargs.get(name.replace(".", "_"))) for name in sizes],
+        )
+        servicer = InferenceServicer(self._data_plane, self._model_repository_extension)
+        add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self._server.add_insecure_port(f"{self.host}:{self._port}")
+        await self._server.start()
+        await self._server.wait_for_termination()
 
 
 class _DataPlane(DataPlane):  # type: ignore[misc]

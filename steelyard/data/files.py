@@ -17,6 +17,7 @@ from zlib import crc32
 from steelyard.errors import SourceError, UnreadableImage
 from steelyard.store import ObjectStore, is_remote, needed
 
+LITTER = ("Thumbs.db", "desktop.ini")  # of Windows; that of others begins with '.'
 MAX_FILE_MIB = 256  # of an image: the 50 megapixels that are decoded have 191 as RGBA without compression
 MOST_TOGETHER, CUTS = 2**14, 2**8  # of the files of a folder; one in so many ends what is listed together
 
@@ -37,7 +38,7 @@ class Files(Protocol):
         """For messages."""
 
     def walk(self) -> Iterator[list[Entry]]:
-        """Yield every file, those of a folder together, MOST_TOGETHER at most; names that begin with '.' are left out.
+        """Yield every file but LITTER and those with a '.' first; those of a folder together, MOST_TOGETHER at most.
 
         Their order is that of the folder. Larger folders are cut behind files whose names say so (content-defined
         chunking, Muthitacharoen et al. 2001): a file more or less changes one part alone.
@@ -166,7 +167,7 @@ class RemoteFiles:
 
     def walk(self) -> Iterator[list[Entry]]:
         """Yield every object below the prefix."""
-        entries = (Entry(*found) for found in self.store.walk(self.address) if "/." not in f"/{found[0]}")
+        entries = (Entry(*found) for found in self.store.walk(self.address) if not _is_litter(found[0]))
         for _, together in groupby(entries, key=lambda entry: entry.path.rpartition("/")[0]):
             yield from _cut(together)
 
@@ -212,6 +213,10 @@ class RemoteFiles:
             raise UnreadableImage("does not exist") from None
 
 
+def _is_litter(path: str) -> bool:
+    return "/." in f"/{path}" or path.rpartition("/")[2] in LITTER
+
+
 def _check_size(size: int, most_mib: float) -> None:
     if size > most_mib * 2**20:
         raise UnreadableImage(f"is larger than {most_mib} MiB")
@@ -242,7 +247,7 @@ def _entries(folder: int, prefix: str, folders: list[str]) -> Iterator[Entry]:
     with os.scandir(folder) as found:
         for one in found:
             name = one.name
-            if name.startswith("."):
+            if name.startswith(".") or name in LITTER:
                 continue
             path = prefix + name
             if _is_folder(one):

@@ -30,6 +30,7 @@ from steelyard.store import ObjectStore, is_remote, needed
 
 log = logging.getLogger(__name__)
 
+NAMED = 5  # of the files that can't be used
 ARRAY_BYTES = 2**33  # of pixels; more of them are streamed
 DECODER = 4  # counted up when decoding gives other pixels or fingerprints than before
 
@@ -85,7 +86,8 @@ def prepare(
             (partial / array).unlink(missing_ok=True)
     sizes = ", ".join(f"{index.images[split]} {split}" for split in SPLITS)
     groups = f" in {index.groups} groups" if index.groups else ""
-    log.info("prepared %s: %d classes; %s%s", data.source, len(classes), sizes, groups)
+    bad = f"; {len(index.quarantined)} files can't be used: see the data card" if index.quarantined else ""
+    log.info("prepared %s: %d classes; %s%s%s", data.source, len(classes), sizes, groups, bad)
     for warning in index.warnings:
         log.warning("%s", warning)
     return Dataset(folder, store)
@@ -131,10 +133,11 @@ def _too_many(bad: int, listed: int, allowed: float) -> bool:
 def _refuse_too_many(catalog: Catalog, listed: int, allowed: float) -> None:
     bad = catalog.count("quarantined")
     if _too_many(bad, listed, allowed):
-        path, part, problem = catalog.sql("SELECT path, part, problem FROM quarantined ORDER BY path, part").fetchone()
+        found = catalog.sql(f"SELECT path, part, problem FROM quarantined ORDER BY path, part LIMIT {NAMED}")
+        named = "; ".join(f"{place(path, part)} {problem}" for path, part, problem in found)
         raise SourceError(
-            f"data.max_quarantined: {bad} of {listed} images are unreadable, more than the allowed "
-            f"share of {allowed:g}; the first: {place(path, part)}: {problem}"
+            f"data.max_quarantined: {bad} of {listed} files can't be used, more than the allowed share of {allowed:g}; "
+            f"take them out, or allow more: {named}{'; ...' * (bad > NAMED)}"
         )
 
 

@@ -27,7 +27,8 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Ca
         what = "labels" if data.masks is None else "masks"
         named = "; ".join(map(catalog.named, tally.conflicting.named))
         occur = "image occurs" if conflicts == 1 else "images occur"
-        yield f"{conflicts} {occur} with different {what}: {named}{'; ...' * (conflicts > FEW)}"
+        more = "; ..." * (conflicts > FEW)
+        yield f"{conflicts} {occur} with different {what}, all of which are learnt: {named}{more}"
     moved = np.count_nonzero(dealt.moved_N & (images.splits_N > 0))
     if moved:
         yield f"{moved} images were moved to the stricter split that the source gives to their copies or groups"

@@ -31,7 +31,7 @@ def evaluate(bundle: ModelBundle, dataset: Dataset, dataset_uri: str = "") -> Sc
     answers = {split: _answers(bundle, dataset, split) for split in SPLITS}
     validation = measure_quality(answers["validation"], classes, quality_names(index.task, classes))
     chief = CHIEF[index.task]
-    log.info("%s: validation %s %.4f", index.candidate, chief, validation[chief].value)
+    log.info("%s: validation %s %.4f, of the exported model", index.candidate, chief, validation[chief].value)
     judged = answers["validation"]
     return Scorecard(
         index=ScorecardIndex(

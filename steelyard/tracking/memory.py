@@ -40,6 +40,7 @@ class Field(NamedTuple):
     models: int
     dataset_uri: str  # where the newest's data lie
     hardware_classes: tuple[str, ...]  # on which some were timed
+    newest: datetime  # when its training began
 
 
 class Memory:
@@ -198,8 +199,10 @@ def the_field(fields: Sequence[Field], wanted: str = "") -> Field:
         return fitting[0]
     if not fitting:
         raise InputError("no model is remembered" + (f" that was measured on {wanted!r}" if wanted else ""))
-    listed = ", ".join(f"{field.digest[:12]} ({field.models} models)" for field in fitting)
-    raise InputError(f"models are remembered that were measured on different data; say on which: {listed}")
+    listed = ", ".join(
+        f"{one.digest[:12]} ({one.models} models, the last of {one.newest:%Y-%m-%d %H:%M})" for one in fitting
+    )
+    raise InputError(f"models are remembered that were measured on different data; --field says on which: {listed}")
 
 
 def _field(digest: str, runs: "Sequence[Run]") -> Field:
@@ -207,7 +210,8 @@ def _field(digest: str, runs: "Sequence[Run]") -> Field:
     timed = {value for one in tags for name, value in one.items() if name.startswith("timed.")}
     addresses = [uri for one in tags if (uri := one.get(DATASET_URI))]
     dataset_uri = next((uri for uri in addresses if "://" in uri), next(iter(addresses), ""))
-    return Field(digest, len(runs), dataset_uri, tuple(sorted(timed)))
+    newest = datetime.fromtimestamp(max(run.info.start_time for run in runs) / 1000)
+    return Field(digest, len(runs), dataset_uri, tuple(sorted(timed)), newest)
 
 
 def field_of(scorecard: Scorecard) -> str:

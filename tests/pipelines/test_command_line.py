@@ -1,6 +1,7 @@
 """The commands as a user calls them."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import urllib3
 from pipelines.command_line import main
 from pipelines.output import claimed
 from pipelines.pod import free_port, serving_pod
+from steelyard.bundle import ModelBundle
 from steelyard.errors import InputError, SteelyardError
 from tests.conftest import SMALL_CONTRACT, SMALL_PARAMS
 
@@ -129,11 +131,18 @@ def test_serve_answers_until_it_is_interrupted(project: Path, first_run: "subpro
         [sys.executable, "-m", "pipelines", "serve", str(project), *words], stderr=subprocess.PIPE, text=True
     )
     assert serving.stderr is not None
-    said = [next(serving.stderr) for _ in range(3)]
+    said = [next(serving.stderr) for _ in range(5)]
     assert f"http://127.0.0.1:{ports['--port']}/v1/models/acme:predict" in said[0]
+    assert said[1].endswith(f"127.0.0.1:{ports['--grpc-port']}\n")
+    assert listening(ports["--grpc-port"]) == {"127.0.0.1"}
     ready = urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/v2/models/acme/ready")
     report = urllib3.request("GET", f"http://127.0.0.1:{ports['--drift-port']}/report").json()
     assert (ready.status, report["state"], report["samples"]) == (200, "OK", 0)
+    shape = ModelBundle(project / ".steelyard" / "model").index.input_shape
+    noise = {"name": "images", "datatype": "UINT8", "shape": [200, *shape], "data": [0, 255] * (100 * math.prod(shape))}
+    infer = f"http://127.0.0.1:{ports['--port']}/v2/models/acme/infer"
+    assert urllib3.request("POST", infer, json={"inputs": [noise]}).status == 200
+    assert next(serving.stderr) == "drift    is DRIFT now\n"
     serving.send_signal(signal.SIGTERM)
     assert serving.wait(20) == 0
     with pytest.raises(urllib3.exceptions.HTTPError):
@@ -150,8 +159,22 @@ def test_a_second_run_trains_nothing_and_nobody_eligible_is_exit_code_3_with_rep
     answer = json.loads(ended.stdout)
     assert (answer["trained"], sorted(answer["remembered"])) == ([], ["one-layer", "small-cnn"])
     assert (answer["winner"], answer["utility"], answer["http_accuracy"]) == (None, None, None)
+    assert "warning: accuracy must be >= 0.9999" in ended.stderr
     assert "Nobody is eligible" in Path(answer["report"]).read_text()
     assert not (project / ".steelyard" / "model").exists()
+
+
+def listening(port: int) -> set[str]:
+    """Return the addresses at which somebody listens on a port; "::" for all of IPv6."""
+    found = set()
+    for family, file in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path("/proc/net", file).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, _, its_port = local.partition(":")
+            if state == "0A" and int(its_port, 16) == port:
+                words = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
+                found.add(socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"))
+    return found
 
 
 def _edit(file: str, wrong: str, right: str) -> Callable[[Path], None]:
@@ -172,6 +195,10 @@ def _edit(file: str, wrong: str, right: str) -> Callable[[Path], None]:
         (_edit("params.yaml", "image_size", "imagesize"), "params.yaml: data.imagesize: unknown key; did you mean"),
         (_edit("params.yaml", "{pool: 2}", "{pool: 20}"), "candidates.small-cnn.layers.1 (pool): cannot pool"),
         (_edit("params.yaml", "source: digits", "source: ./nowhere"), "data.source: "),
+        (
+            _edit("params.yaml", "candidates:", "candidates:\n  big: {arch: resnet19}"),
+            "big.arch: torchvision has no model",
+        ),
         (_edit("evaluation_metrics.yaml", "accuracy", "acuracy"), "metrics.acuracy: unknown metric; did you mean"),
         (_edit("evaluation_metrics.yaml", "client: acme", "client: ACME Ltd"), "client: must be a DNS label"),
         (_edit("evaluation_metrics.yaml", "accuracy:", "recall[eleven]:"), "recall[eleven]"),

@@ -46,15 +46,18 @@ class ClassFolders(EncodedFiles):
     def listings(self) -> Iterator[Listing]:
         """Yield the items of each folder; they are the same where its files are, and the names at the top."""
         splits = _splits(self.files)
-        empty = True
+        empty, astray = True, 0
         for together in self.files.walk():
             below = together[0].path.count("/") > bool(splits)
             empty &= not below and not any(entry.problem for entry in together)
-            if entries := together if below else list(_astray(together)):
+            entries = together if below else list(_astray(together))
+            astray += 0 if below else len(entries)
+            if entries:
                 yield Listing(signature_of(splits, entries), _items(splits, entries))
         if empty:
+            holds = f"has {astray} {'image' if astray == 1 else 'images'} in no folder" if astray else "is empty"
             raise SourceError(
-                f"data.source: {self.files.address!r} is empty: it needs one folder per class, with images in it"
+                f"data.source: {self.files.address!r} {holds}: it needs one folder per class, with images in it"
             )
 
 

@@ -173,7 +173,7 @@ def test_duplicates_and_conflicting_labels_are_named(tmp_path: Path) -> None:
     assert "6 images equal another, such as:" in found.text
     assert "5 images with several labels; these are 3 of them." in found.text
     named = re.findall(r"cat/(\d)\.png \(cat\) and dog/cat(\d)\.png \(dog\)", warning)
-    assert warning.startswith("5 images occur with different labels: cat/")
+    assert warning.startswith("5 images occur with different labels, all of which are learnt: cat/")
     assert warning.endswith("; ...")
     assert len(named) == 3
     for one, other in named:
@@ -188,8 +188,8 @@ def test_masks_that_differ_are_named(tmp_path: Path) -> None:
     save(source / "masks" / "again.png", np.zeros((16, 16), np.uint8))
     dataset = prepared(source, tmp_path / "out", masks=MASKS, image_size=16, grayscale=True)
     assert (
-        "1 image occurs with different masks: images/0.png (masks/0.png) and images/again.png (masks/again.png)"
-        in dataset.index.warnings
+        "1 image occurs with different masks, all of which are learnt: "
+        "images/0.png (masks/0.png) and images/again.png (masks/again.png)" in dataset.index.warnings
     )
 
 

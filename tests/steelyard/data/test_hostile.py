@@ -293,7 +293,7 @@ def test_more_damage_than_allowed_stops_the_run_and_names_the_first(tmp_path: Pa
     source = class_folders(tmp_path / "source", 10)
     for number in range(2):
         (source / "cat" / f"{number}.png").write_bytes(b"")
-    said = rf"^data\.max_quarantined: 2 of 20 images are unreadable.*{allowed:g}; the first: cat/0\.png: is empty$"
+    said = rf"^data\.max_quarantined: 2 of 20 files .*{allowed:g}; .*: cat/0\.png is empty; cat/1\.png is empty$"
     with pytest.raises(SourceError, match=said):
         prepared(source, tmp_path / "out", max_quarantined=allowed)
     assert not (tmp_path / "out").exists()

@@ -94,7 +94,7 @@ def test_an_unreadable_image_is_quarantined_with_its_reason(tmp_path: Path) -> N
 def test_too_many_unreadable_images_stop_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
     source = _pictures(tmp_path / "source")
     (source / "cat" / "broken.png").write_bytes(b"not an image")
-    with pytest.raises(SourceError, match=r"data\.max_quarantined: 1 of 25 images are unreadable.*cat/broken\.png"):
+    with pytest.raises(SourceError, match=r"data\.max_quarantined: 1 of 25 files can't be used.*cat/broken\.png"):
         _prepare(source, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"source", ".out.partial"}
     assert sum(_prepare(source, tmp_path / "out", max_quarantined=0.1).index.images.values()) == 24

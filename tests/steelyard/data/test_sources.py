@@ -149,13 +149,15 @@ def test_below_folders_of_splits_a_link_to_nothing_is_listed_with_its_problem(tm
     assert broken == [link.relative_to(tmp_path).as_posix()]
 
 
-@pytest.mark.parametrize("content", ["nothing", "a file", "an empty class"])
-def test_a_folder_without_classes_is_refused(tmp_path: Path, content: str) -> None:
-    if content == "a file":
+@pytest.mark.parametrize(
+    ("file", "said"), [("", "is empty"), ("1.png", "has 1 image in no folder"), ("cat/Thumbs.db", "is empty")]
+)
+def test_a_folder_without_classes_is_refused(tmp_path: Path, file: str, said: str) -> None:
+    if file:
         save(tmp_path / "1.png", noise(1))
-    if content == "an empty class":
-        (tmp_path / "cat").mkdir()
-    with pytest.raises(SourceError, match=r"^data\.source: .* is empty: it needs one folder per class"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "1.png").rename(tmp_path / file)
+    with pytest.raises(SourceError, match=rf"^data\.source: .* {said}: it needs one folder per class"):
         listed(tmp_path)
 
 
@@ -262,7 +264,7 @@ def test_lines_without_a_path_are_counted_one_by_one(tmp_path: Path) -> None:
     for number, one in enumerate(good):
         save(tmp_path / str(one["path"]), noise(number))
     file = json_file(tmp_path, *good, *[{"label": "cat"}] * 4)
-    with pytest.raises(SourceError, match=r"4 of 16 images are unreadable.*; the first: #13: has no path"):
+    with pytest.raises(SourceError, match=r"4 of 16 files can't be used.*, or allow more: #13 has no path; "):
         prepared(file, tmp_path / "out", max_quarantined=0.2)
     assert len(reasons(prepared(file, tmp_path / "out", max_quarantined=0.3))) == 4
 

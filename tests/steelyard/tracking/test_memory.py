@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from steelyard.evaluation.times import Times
 from steelyard.params import Candidate
 from steelyard.report.outcome import write_outcome
 from steelyard.selection.publish import choose
-from steelyard.tracking.memory import Field, field_of, the_field
+from steelyard.tracking.memory import field_of, the_field
 from steelyard.tracking.tracking import Tracking
 from tests.mlflow_server import serving
 
@@ -68,7 +69,9 @@ def test_a_scorecard_comes_back_with_its_answers_mistakes_and_times(
         assert np.array_equal(kept.probabilities_NC, found.probabilities_NC)  # type: ignore[union-attr]
     assert back.worst_mistakes() is not None
     assert back.times is not None
-    assert memory.fields() == [Field(field_of(card), 1, "s3://bucket/dataset", (here,))]
+    (found,) = memory.fields()
+    assert found[:4] == (field_of(card), 1, "s3://bucket/dataset", (here,))
+    assert abs((datetime.now() - found.newest).total_seconds()) < 600
 
 
 def test_times_belong_to_the_hardware_they_were_measured_on(
@@ -100,7 +103,7 @@ def test_models_measured_on_other_images_are_another_field(
     memory.keep(one)
     memory.keep(other)
     assert [card.index.run_key for card in memory.recall(field_of(one), None)] == ["k1"]
-    with pytest.raises(InputError, match="measured on different data; say on which"):
+    with pytest.raises(InputError, match="measured on different data; --field says on which"):
         the_field(memory.fields())
     assert the_field(memory.fields(), field_of(other)[:8]).digest == field_of(other)
     with pytest.raises(InputError, match="no model is remembered that was measured on 'xyz'"):
@@ -151,7 +154,7 @@ def test_a_failure_neither_takes_the_place_of_a_model_with_its_key_nor_hides_it(
     failed = Scorecard(index=good.index.model_copy(update=why))
     memory.keep(failed)
     memory.keep(good)
-    assert memory.fields() == [Field(field_of(good), 1, "s3://bucket/dataset", ())]
+    assert [found[:4] for found in memory.fields()] == [(field_of(good), 1, "s3://bucket/dataset", ())]
     for besides in ([], [failed]):
         (recalled,) = memory.recall(field_of(good), None, besides)
         assert recalled.index == good.index.model_copy(update={"remembered": True})
