@@ -1,7 +1,7 @@
 """`steelyard contract check`: a contract in words, held against the images where they are known."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipelines.project import PARAMS_FILE, Project, read_user_file, resolved
@@ -102,18 +102,24 @@ def _counts(params: Params, file: Path) -> dict[Split, Counter[str]]:
     if is_remote(address):
         return {}
     try:
-        items = [item for item in open_source(params.data.at(address)).items() if not item.problem]
-        classes = (
-            list(params.data.masks.classes) if params.data.masks else check_classes(Counter(i.label for i in items))
-        )
+        items = open_source(params.data.at(address)).items()
+        found = Counter((item.split, item.label) for item in items if not item.problem)
+        masks, given = params.data.masks, {split for split, _ in found}
+        classes = list(masks.classes) if masks else check_classes(_labels(found, given))
     except SourceError as error:
         raise InvalidFile(file, str(error)) from None
-    given = {item.split for item in items}
-    learnt_from = Counter(item.label for item in items if item.split in ("", "train"))
+    learnt_from = _labels(found, ("", "train"))
     counts: dict[Split, Counter[str]] = {}
     for split in JUDGED:
         share = getattr(params.data.split, split)
         dealt = {label: round(share * number) for label, number in learnt_from.items()}
-        named = Counter(item.label for item in items if item.split == split)
-        counts[split] = named if split in given else Counter(dict.fromkeys(classes, 0) | dealt)
+        counts[split] = _labels(found, (split,)) if split in given else Counter(dict.fromkeys(classes, 0) | dealt)
     return counts
+
+
+def _labels(found: Counter[tuple[str, str]], splits: Collection[str]) -> Counter[str]:
+    """Return how many images of some splits have each label."""
+    counts = Counter[str]()
+    for (split, label), number in found.items():
+        counts[label] += number if split in splits else 0
+    return +counts

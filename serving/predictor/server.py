@@ -5,6 +5,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import grpc
 import kserve
@@ -52,9 +53,8 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
         if options.grpc_port:
             settings = vars(model_server.args)
             self._grpc_server = _GRPCServer(
-                options.grpc_port, self.dataplane, self.model_repository_extension, settings, GRACE_S
+                options.host, options.grpc_port, self.dataplane, self.model_repository_extension, settings, GRACE_S
             )
-            self._grpc_server.host = options.host
             self.servers.append(self._grpc_server.start(self.max_threads))
         Routes(model, options.max_body).add_to(model_server.app)
         for name in ("kserve", "kserve.trace"):  # several lines for each request otherwise
@@ -82,7 +82,9 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
 class _GRPCServer(GRPCServer):  # type: ignore[misc]
     """KServe's own listens on every address, whatever HTTP does."""
 
-    host: str
+    def __init__(self, host: str, *settings: Any) -> None:
+        super().__init__(*settings)
+        self._host = host
 
     async def start(self, max_workers: int) -> None:
         sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
@@ -93,7 +95,7 @@ class _GRPCServer(GRPCServer):  # type: ignore[misc]
         )
         servicer = InferenceServicer(self._data_plane, self._model_repository_extension)
         add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        self._server.add_insecure_port(f"{self.host}:{self._port}")
+        self._server.add_insecure_port(f"{self._host}:{self._port}")
         await self._server.start()
         await self._server.wait_for_termination()
 
