@@ -76,7 +76,8 @@ def check_classes(counts: Counts, least: int = 1) -> list[str]:
         SourceError: there is but one class, or one has too few images.
     """
     if len(counts) < 2:
-        raise SourceError("data.source: holds one class only; there is nothing to tell apart")
+        only = f"one class only, {next(iter(counts))!r}" if counts else "no class"
+        raise SourceError(f"data.source: holds {only}; there is nothing to tell apart")
     label, fewest = min(counts.items(), key=itemgetter(1))
     if fewest < least:
         raise SourceError(

@@ -1,5 +1,6 @@
 """What a data engineer would want to be told before training on a dataset."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,6 +38,9 @@ def warnings(images: Images, dealt: Dealt, tally: Tally, data: Data, catalog: Ca
             f"the images are nearly black: their mean brightness is {brightness:.3f}, where white is 1; "
             "of files with 16 bits, all of 0 to 65535 is read, however little of it is used"
         )
+    folded = Counter(map(str.casefold, images.names))
+    if alike := [name for name in images.names if folded[name.casefold()] > 1]:
+        yield f"classes whose names differ in capitals alone: {', '.join(sorted(alike, key=str.casefold))}"
     yield from _absent(tally, "images" if data.masks is None else "pixels")
     yield from _imbalance(tally, "images" if data.masks is None else "pixels")
     if dealt.alone and images.groups:

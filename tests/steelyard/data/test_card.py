@@ -306,3 +306,11 @@ def test_images_of_16_bits_that_use_few_of_them_are_warned_of(tmp_path: Path, mo
         save(tmp_path / "source" / "ab"[number % 2] / f"{number}.png", pixels_HW)
     index = prepared(tmp_path / "source", tmp_path / "out").index
     assert any(said.startswith("the images are nearly black: their mean bright") for said in index.warnings) == warned
+
+
+def test_classes_that_differ_in_capitals_alone_are_warned_of(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source", 8)
+    for number in range(8):
+        save(source / "Dog" / f"{number}.png", noise(100 + number))
+    said = prepared(source, tmp_path / "out").index.warnings
+    assert "classes whose names differ in capitals alone: Dog, dog" in said
