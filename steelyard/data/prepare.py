@@ -86,7 +86,7 @@ def prepare(
             (partial / array).unlink(missing_ok=True)
     sizes = ", ".join(f"{index.images[split]} {split}" for split in SPLITS)
     groups = f" in {index.groups} groups" if index.groups else ""
-    bad = f"; {len(index.quarantined)} files can't be used: see the data card" if index.quarantined else ""
+    bad = f"; quarantined: {len(index.quarantined)}, see the data card" if index.quarantined else ""
     log.info("prepared %s: %d classes; %s%s%s", data.source, len(classes), sizes, groups, bad)
     for warning in index.warnings:
         log.warning("%s", warning)
