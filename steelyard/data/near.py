@@ -27,7 +27,7 @@ from steelyard.data.sorting import Records, Sorter, in_blocks
 KEYS = FACTS["keys"].shape[0]
 WINDOW, CORRELATION = 4, 0.99
 MOST_BITS = 16  # that keys of near images differ by; chance makes it 29
-BLOCK = 2**14
+BLOCK = 4096
 FEW = 2**15  # reductions, which are read but once: 8 MiB
 SIDE, THUMB = 32, 16
 NEIGHBOUR = np.dtype([("key", np.int64), ("place", np.int32), ("row", np.int32)])
