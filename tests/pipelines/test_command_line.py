@@ -127,24 +127,30 @@ def test_serve_answers_until_it_is_interrupted(project: Path, first_run: "subpro
     assert first_run.returncode == 0
     ports = {name: free_port() for name in ("--port", "--grpc-port", "--drift-port")}
     words = [word for name, port in ports.items() for word in (name, str(port))]
-    serving = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "serve", str(project), *words], stderr=subprocess.PIPE, text=True
-    )
-    assert serving.stderr is not None
-    said = [next(serving.stderr) for _ in range(5)]
-    assert f"http://127.0.0.1:{ports['--port']}/v1/models/acme:predict" in said[0]
-    assert said[1].endswith(f"127.0.0.1:{ports['--grpc-port']}\n")
-    assert listening(ports["--grpc-port"]) == {"127.0.0.1"}
-    ready = urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/v2/models/acme/ready")
-    report = urllib3.request("GET", f"http://127.0.0.1:{ports['--drift-port']}/report").json()
-    assert (ready.status, report["state"], report["samples"]) == (200, "OK", 0)
-    shape = ModelBundle(project / ".steelyard" / "model").index.input_shape
-    noise = {"name": "images", "datatype": "UINT8", "shape": [200, *shape], "data": [0, 255] * (100 * math.prod(shape))}
-    infer = f"http://127.0.0.1:{ports['--port']}/v2/models/acme/infer"
-    assert urllib3.request("POST", infer, json={"inputs": [noise]}).status == 200
-    assert next(serving.stderr) == "drift    is DRIFT now\n"
-    serving.send_signal(signal.SIGTERM)
-    assert serving.wait(20) == 0
+    command = [sys.executable, "-m", "pipelines", "serve", str(project), *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stderr is not None
+            said = [next(serving.stderr) for _ in range(5)]
+            assert f"http://127.0.0.1:{ports['--port']}/v1/models/acme:predict" in said[0]
+            assert said[1].endswith(f"127.0.0.1:{ports['--grpc-port']}\n")
+            assert listening(ports["--grpc-port"]) == {"127.0.0.1"}
+            ready = urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/v2/models/acme/ready")
+            report = urllib3.request("GET", f"http://127.0.0.1:{ports['--drift-port']}/report").json()
+            assert (ready.status, report["state"], report["samples"]) == (200, "OK", 0)
+            shape = ModelBundle(project / ".steelyard" / "model").index.input_shape
+            noise = {
+                "name": "images",
+                "datatype": "UINT8",
+                "shape": [200, *shape],
+                "data": [0, 255] * (100 * math.prod(shape)),
+            }
+            infer = f"http://127.0.0.1:{ports['--port']}/v2/models/acme/infer"
+            assert urllib3.request("POST", infer, json={"inputs": [noise]}).status == 200
+            assert any(line == "drift    is DRIFT now\n" for line in serving.stderr)
+        finally:
+            serving.send_signal(signal.SIGTERM)
+        assert serving.wait(20) == 0
     with pytest.raises(urllib3.exceptions.HTTPError):
         urllib3.request("GET", f"http://127.0.0.1:{ports['--port']}/", retries=False)
 
