@@ -376,28 +376,11 @@ def _add_deploy(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    from components.cluster.api import connect
-    from components.cluster.deployment import deploy, through_the_api
-    from components.cluster.inference_service import InferenceService
-    from steelyard.tracking.tracking import Tracking
+    from pipelines.deployment import deploy_registered
 
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not tracking_uri:
-        raise InputError("say where the model is registered: MLFLOW_TRACKING_URI")
-    api, tracking = connect(), Tracking(tracking_uri)
-    model = tracking.registered(options.client, options.version)
-    service = InferenceService(
-        name=model.client,
-        namespace=options.namespace,
-        storage_uri=model.storage_uri,
-        image_prefix=options.image_prefix,
-        image_tag=options.image_tag,
-        replicas=options.replicas,
-    )
-    with tracking.deployment(model):
-        smoke_test = tracking.fetch_smoke_test(model)
-        deploy(service, smoke_test, through_the_api(api), api, timeout_s=options.timeout, tell=_say)
-    print(service.url)
+    images = Images(prefix=options.image_prefix, tag=options.image_tag)
+    where = (options.client, options.version, options.namespace, options.replicas)
+    print(deploy_registered(*where, images, options.timeout, _say))
     return WINNER
 
 
