@@ -162,11 +162,9 @@ def _rows_of_items(catalog: Catalog, folder: Path) -> NDArray[np.int32]:
         rows_I[ids_M] = np.arange(start, start + len(ids_M))
         start += len(ids_M)
     rows_I[0] = -1  # rows of what could not be decoded
-    unused = 0
     for number in catalog.unused():
         rows_I[number] = -1
-        unused += 1
-    if np.count_nonzero(rows_I >= 0) + unused != catalog.count("items"):  # after a power cut, say
+    if np.count_nonzero(rows_I >= 0) != catalog.count("kept"):  # after a power cut, say
         raise ArtifactError(f"{folder}: its rows are not those of its catalog; delete it, and all is decoded anew")
     return rows_I
 

@@ -138,8 +138,7 @@ def _digested(images: Images, used: Records, splits_M: NDArray[np.int8]) -> Iter
     """Yield what is digested of images: truths and pixels; the same behind the splits; the same of what is evaluated
     on.
     """
-    labels_MD = digests(map(str.encode, images.names))[used["label"]]
-    truths_MD = used["facts"]["truth"] if images.masks else labels_MD
+    truths_MD = used["facts"]["truth"] if images.masks else digests(map(str.encode, images.names))[used["label"]]
     lines_MD = np.concatenate([splits_M.astype(np.uint8)[:, None], truths_MD, used["facts"]["digest"]], axis=1)
     yield lines_MD[:, 1:].tobytes()
     yield lines_MD.tobytes()
